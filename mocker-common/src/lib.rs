@@ -1,0 +1,26 @@
+//! What mocker's tools share. Nothing here that one tool alone needs.
+//!
+//! - the pipe: [`document`] (what flows), [`stage`] (document in, job, document out), [`hooks`] and [`undo`]
+//!   (how everything made is unmade), [`state`] (who owns it meanwhile)
+//! - the lesson: [`step`] (a call, its arguments, its reason), [`explain`] (the narrative), [`error`]
+//! - images: [`reference`], [`digest`], [`store`], [`image`] (from store to document), [`passwd`]
+//! - what is allowed by default: [`defaults`], [`seccomp_profile`]
+//! - small things: [`lock`], [`units`]
+
+pub mod defaults;
+pub mod digest;
+pub mod document;
+pub mod error;
+pub mod explain;
+pub mod hooks;
+pub mod image;
+pub mod lock;
+pub mod passwd;
+pub mod reference;
+pub mod seccomp_profile;
+pub mod stage;
+pub mod state;
+pub mod step;
+pub mod store;
+pub mod undo;
+pub mod units;
