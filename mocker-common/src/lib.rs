@@ -3,7 +3,8 @@
 //! - the pipe: [`document`] (what flows), [`stage`] (document in, job, document out), [`hooks`] and [`undo`]
 //!   (how everything made is unmade), [`state`] (who owns it meanwhile)
 //! - the lesson: [`step`] (a call, its arguments, its reason), [`explain`] (the narrative), [`error`]
-//! - images: [`reference`], [`digest`], [`store`], [`image`] (from store to document), [`passwd`]
+//! - images: [`reference`], [`digest`], [`store`], [`image`] (from store to document), [`overlay`] (its layers
+//!   as one tree), [`passwd`]
 //! - what is allowed by default: [`defaults`], [`seccomp_profile`]
 //! - small things: [`lock`], [`units`]
 
@@ -15,6 +16,7 @@ pub mod explain;
 pub mod hooks;
 pub mod image;
 pub mod lock;
+pub mod overlay;
 pub mod passwd;
 pub mod reference;
 pub mod seccomp_profile;
