@@ -7,7 +7,7 @@
 //! fixups/sha256/H/  by chain id, only where needed: a thin top layer that settles what H.json left open
 //! containers/ID/    upper/, work/, rootfs/
 //! tmp/              what is being made; complete things are renamed out of it
-//! locks/            one a digest, never removed
+//! locks/            one a digest, `index`, `contents`; never removed
 //! ```
 //!
 //! A blob, a layer, the index appear complete, by rename, or not at all. Source: image-spec, image-layout.md.
@@ -115,6 +115,18 @@ impl Store {
     pub fn lock(&self, name: &str) -> Result<Lock, Error> {
         ensure_private_dir(&self.root.join("locks"))?;
         Lock::exclusive(&self.root.join("locks").join(name))
+    }
+
+    /// While this is held nothing that is in the store is removed. Whoever adds blobs and layers holds it until the image
+    /// that needs them is listed; before that, nothing but this lock tells them from leftovers.
+    pub fn hold_contents(&self) -> Result<Lock, Error> {
+        ensure_private_dir(&self.root.join("locks"))?;
+        Lock::shared(&self.root.join("locks/contents"))
+    }
+
+    /// The right to remove what no image lists: waits until nobody is adding anything.
+    pub fn lock_contents(&self) -> Result<Lock, Error> {
+        self.lock("contents")
     }
 
     /// A fresh directory for something that is being made, removed when dropped. Its name carries its owner, so that
