@@ -1,0 +1,110 @@
+//! The command line. Help comes from here alone.
+
+use clap::{Parser, Subcommand};
+use mocker_common::document::ContainerId;
+use mocker_common::reference::Reference;
+use mocker_common::stage::{ExplainArgs, StageArgs};
+
+/// Lists the stored images; with a command, does one thing with them
+#[derive(Parser, Debug)]
+#[command(name = "mocker-images", version, after_help = EXAMPLES)]
+pub struct Args {
+    /// Print a JSON array instead of a table (its fields: mocker-images list --help)
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub explain: ExplainArgs,
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  mocker-images                                                  what is there
+  { mocker-images get nginx || mocker-pull nginx; } | mocker-exec   run it, pulling it if need be
+  mocker-images get debian | mocker-images mount > bundle/config.json && runc run -b bundle lab
+  mocker-images --json | jq -r '.[] | select(.size_bytes > 1e9) | .reference'
+
+Exit status: 0 done, 1 failed or not there, 2 a command line that makes no sense.
+Images are kept in $MOCKER_ROOT, else /var/lib/mocker for root, else $XDG_DATA_HOME/mocker.";
+
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// List the images: name, version, size, digest, age
+    ///
+    /// The size is what the image's layers occupy on disk, unpacked. A layer that several images share is counted for each
+    /// of them but stored once. The digest is that of the image's manifest, its first twelve digits; `get` takes all of
+    /// them after an @. The age is counted from when the image was built.
+    #[command(visible_alias = "ls", after_help = FIELDS)]
+    List {
+        /// Print a JSON array, an object an image
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the document that runs an image, an OCI runtime configuration; exit 1 if the image is not there
+    Get {
+        #[arg(value_name = "REF")]
+        reference: Reference,
+    },
+    /// Print what an image is made of, as JSON: its manifest, its config, its layers
+    Inspect {
+        #[arg(value_name = "REF", required = true)]
+        references: Vec<Reference>,
+    },
+    /// Give an image another name as well
+    Tag {
+        #[arg(value_name = "REF")]
+        source: Reference,
+        #[arg(value_name = "NEW")]
+        new: Reference,
+    },
+    /// Remove images, and what of them no other image and no container needs
+    Rm {
+        #[arg(value_name = "REF", required = true)]
+        references: Vec<Reference>,
+    },
+    /// Remove what is left over: half-made things whose maker is gone, blobs and layers that nothing needs, lost mounts
+    Prune,
+    /// Check images against their digests, and each unpacked layer against its archive; exit 1 if anything is damaged
+    Verify {
+        /// [default: all]
+        #[arg(value_name = "REF")]
+        references: Vec<Reference>,
+    },
+    /// Mount the image of the document on standard input, so that any OCI runtime can run it
+    ///
+    /// A stage: reads a document, mounts its layers with a writable directory on top at containers/ID/rootfs of the store,
+    /// and writes the document with root.path set to that place. `mocker-images delete ID` is added to its poststop hooks.
+    #[command(after_help = MOUNT)]
+    Mount {
+        #[command(flatten)]
+        stage: StageArgs,
+    },
+    /// Unmount what `mount` has mounted and remove what was written there; succeeds if there is nothing
+    #[command(visible_alias = "unmount")]
+    Delete {
+        #[arg(value_name = "ID", required = true)]
+        ids: Vec<ContainerId>,
+    },
+}
+
+const FIELDS: &str = "\
+Fields of --json (an array; schema: list.schema.json beside this tool's source):
+  reference         docker.io/library/nginx:latest
+  name              as a person types it: nginx
+  tag               latest; null where the image was stored by digest alone
+  digest            of the manifest
+  config_digest     of the config; null if the image is damaged
+  created           when it was built, RFC 3339; null where the image does not say
+  stored_at         when it was stored here, RFC 3339, UTC; null where unknown
+  size_bytes        of the unpacked layers on disk
+  compressed_bytes  of the layers as they are sent
+  layers            diff_ids, bottom first
+  damaged           null, or what is wrong: then sizes are 0 and layers is empty";
+
+const MOUNT: &str = "\
+Example:
+  mkdir bundle
+  mocker-images get debian | mocker-images mount --id lab > bundle/config.json
+  runc run --bundle bundle lab
+  mocker-images delete lab";
