@@ -27,9 +27,9 @@ pub const CAPABILITIES: [&str; 14] = [
     "CAP_AUDIT_WRITE",
 ];
 
-/// The namespaces a container gets of its own (namespaces(7)). `network` is added by mocker-net, or by mocker-exec
-/// where nobody did.
-pub const NAMESPACES: [&str; 5] = ["mount", "uts", "ipc", "pid", "cgroup"];
+/// The namespaces a container gets of its own (namespaces(7)). The network one is empty until mocker-net puts one that
+/// it has plumbed in its place.
+pub const NAMESPACES: [&str; 6] = ["mount", "uts", "ipc", "pid", "network", "cgroup"];
 
 /// destination, type, source, options
 pub const MOUNTS: [(&str, &str, &str, &[&str]); 7] = [

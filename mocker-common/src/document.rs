@@ -174,7 +174,24 @@ impl Document {
         };
         self.set("/mocker/version", VERSION);
         self.set("/mocker/id", id.as_str());
+        self.name_host(&id);
         Ok(id)
+    }
+
+    /// A container with a host name of its own is called by its id, unless it has a name already; as docker does.
+    fn name_host(&mut self, id: &ContainerId) {
+        let namespaces = self.get("/linux/namespaces").and_then(Value::as_array);
+        let own = namespaces.is_some_and(|all| all.iter().any(|one| one["type"] == "uts" && one["path"].is_null()));
+        if own && self.get("/hostname").is_none() {
+            let name: String = id.as_str().chars().take(63).collect();
+            let variable = format!("HOSTNAME={name}");
+            self.set("/hostname", name);
+            if let Some(env) = self.json.pointer_mut("/process/env").and_then(Value::as_array_mut)
+                && !env.iter().any(|entry| entry.as_str().is_some_and(|entry| entry.starts_with("HOSTNAME=")))
+            {
+                env.push(variable.into());
+            }
+        }
     }
 
     /// Gives the container a namespace of this kind: a new one, or the one that `path` names.

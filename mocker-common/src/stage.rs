@@ -9,7 +9,7 @@
 //! the shell stops too.
 
 use std::fs::File;
-use std::io::{IsTerminal, Read, Write};
+use std::io::{Read, Write};
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::process::ExitCode;
 
@@ -124,11 +124,10 @@ pub struct Input {
 }
 
 impl Input {
-    /// Reads the document to its end. "No document" means that stdin is a terminal or `--new` was given; an *empty*
-    /// one means that the stage before has failed and said why.
+    /// Reads the document to its end. "No document" means that `--new` was given or that stdin is a terminal or
+    /// /dev/null; an *empty* one means that the stage before has failed and said why.
     pub fn read(args: &StageArgs) -> Result<Input, Error> {
-        let terminal = args.document_fd.is_none() && std::io::stdin().is_terminal();
-        if args.new || terminal {
+        if args.new || (args.document_fd.is_none() && nobody_writes_stdin()) {
             return Ok(Input { document: Document::new(), inherited: false });
         }
         let mut bytes = Vec::new();
@@ -149,6 +148,14 @@ impl Input {
             error.also.extend(hooks::run_poststop(&self.document).iter().map(ToString::to_string));
         }
     }
+}
+
+/// A terminal or /dev/null hands nobody a document: no stage of a pipeline stands there.
+fn nobody_writes_stdin() -> bool {
+    let is_device = |stat: rustix::fs::Stat| {
+        rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::CharacterDevice
+    };
+    rustix::fs::fstat(std::io::stdin()).is_ok_and(is_device)
 }
 
 fn descriptor(number: i32) -> Result<File, Error> {
