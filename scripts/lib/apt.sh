@@ -4,22 +4,28 @@
 # packages, by its settings and keys. It is only shown another /var/lib/dpkg/status, the file
 # that says what is installed: an empty one asks for a whole system, a tree's own for the rest.
 
-# packages STATUS NAME...: fetches them and all they need that STATUS lacks; prints the directory they are in.
-packages() (
-    status=$1; shift
+# fetch COMMAND [ARGUMENT...]: has apt-get download packages; prints the directory they are in.
+fetch() (
     cache=$(mktemp -d "$work/apt.XXXXXX")
     mkdir -p "$cache/archives/partial"
-    set -- apt-get -qq --yes --no-install-recommends --download-only \
-        -o Dir::State::status="$PWD/$status" -o Dir::Cache="$PWD/$cache" \
-        -o APT::Sandbox::User=root -o Debug::NoLocking=1 install "$@"
+    cd "$cache/archives"
+    command=$1; shift
+    set -- apt-get -qq --yes --no-install-recommends --download-only -o Dir::Cache="$PWD/.." \
+        -o APT::Sandbox::User=root -o Debug::NoLocking=1 "$command" "$@"
 
     # Lists that are missing or old (the package has a newer version by now) are fetched anew, once.
-    "$@" >"$cache/log" 2>&1 || {
-        apt-get -qq update >"$cache/log" 2>&1 && "$@" >"$cache/log" 2>&1
-    } || { cat "$cache/log" >&2; die "apt could not fetch packages"; }
-    rm -r "$cache/archives/partial" "$cache/archives/lock" 2>/dev/null || :
+    "$@" >../log 2>&1 || {
+        apt-get -qq update >../log 2>&1 && "$@" >../log 2>&1
+    } || { cat ../log >&2; die "apt could not fetch packages"; }
+    rm -rf partial lock
     echo "$cache/archives"
 )
+
+# packages STATUS NAME...: fetches them and all they need that STATUS lacks.
+packages() ( status=$PWD/$1; shift; fetch install -o Dir::State::status="$status" "$@" )
+
+# packages_alone NAME...: fetches just these.
+packages_alone() ( fetch download "$@" )
 
 # unpack_debs DIR TREE: what the packages hold and no more: none of their scripts is run.
 unpack_debs() (

@@ -1,11 +1,8 @@
 # busybox: one static program under some 270 names, which in the layer are hard links to it.
 
-need zstd=zstd
-
 tree=$(new_tree)
 package=$(new_tree)
-: >"$work/nothing"
-debs=$(packages "$work/nothing" busybox-static)
+debs=$(packages_alone busybox-static)
 unpack_debs "$debs" "$package"
 
 mkdir -p "$tree/bin" "$tree/dev" "$tree/etc" "$tree/home" "$tree/root" "$tree/usr/bin" "$tree/var/www"
