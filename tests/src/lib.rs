@@ -1,1 +1,28 @@
-//! tests
+//! What the end-to-end tests share: the lab, a machine of its own for every test.
+//!
+//! ```no_run
+//! let lab = tests::Lab::new("exit");
+//! let before = lab.snapshot();
+//! let out = lab.sh("mocker-exec --rootfs / -- sh -c 'exit 7'").fails(7);
+//! assert_eq!(out.stdout, "");
+//! lab.assert_same(&before);
+//! ```
+//!
+//! A lab is a host in itself: namespaces of its own for network, mounts, processes, groups and names, a store and a state
+//! directory of its own, the tools on its PATH. So each test uses the tools exactly as a user does, with their default
+//! names and addresses, beside any number of other tests; and "nothing is left" is an equality, not a search.
+//!
+//! The tests run the binaries that `cargo build --workspace` made, or those in `$MOCKER_BIN_DIR`.
+
+mod command;
+mod host;
+mod lab;
+mod programs;
+mod registry;
+mod snapshot;
+
+pub use command::{Output, Run, Running};
+pub use lab::Lab;
+pub use programs::{binaries, project, require};
+pub use registry::Registry;
+pub use snapshot::Snapshot;
