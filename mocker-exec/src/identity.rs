@@ -1,0 +1,117 @@
+//! The last steps before the program: limits, capabilities, ids, filter; in the order that leaves each the privilege it
+//! needs, and the program none of it.
+
+use std::os::fd::AsFd;
+
+use mocker_common::error::{Error, failed};
+use mocker_common::step::step;
+use rustix::fs::{CWD, Mode, OFlags, openat};
+
+use crate::calls::files::WriteTo;
+use crate::calls::process::{NewKeyring, Prctl, SetGid, SetGroups, SetLimit, SetUid};
+use crate::capabilities::{self, Sets};
+use crate::plan::{Plan, Process};
+use crate::rootfs::Rootfs;
+use crate::seccomp;
+
+const LIMITS: [(&str, u32); 16] = [
+    ("RLIMIT_CPU", libc::RLIMIT_CPU as u32),
+    ("RLIMIT_FSIZE", libc::RLIMIT_FSIZE as u32),
+    ("RLIMIT_DATA", libc::RLIMIT_DATA as u32),
+    ("RLIMIT_STACK", libc::RLIMIT_STACK as u32),
+    ("RLIMIT_CORE", libc::RLIMIT_CORE as u32),
+    ("RLIMIT_RSS", libc::RLIMIT_RSS as u32),
+    ("RLIMIT_NPROC", libc::RLIMIT_NPROC as u32),
+    ("RLIMIT_NOFILE", libc::RLIMIT_NOFILE as u32),
+    ("RLIMIT_MEMLOCK", libc::RLIMIT_MEMLOCK as u32),
+    ("RLIMIT_AS", libc::RLIMIT_AS as u32),
+    ("RLIMIT_LOCKS", libc::RLIMIT_LOCKS as u32),
+    ("RLIMIT_SIGPENDING", libc::RLIMIT_SIGPENDING as u32),
+    ("RLIMIT_MSGQUEUE", libc::RLIMIT_MSGQUEUE as u32),
+    ("RLIMIT_NICE", libc::RLIMIT_NICE as u32),
+    ("RLIMIT_RTPRIO", libc::RLIMIT_RTPRIO as u32),
+    ("RLIMIT_RTTIME", libc::RLIMIT_RTTIME as u32),
+];
+
+/// The number of a limit's name; checked outside, before anything is made.
+pub fn limit_number(kind: &str) -> Result<u32, Error> {
+    LIMITS.iter().find(|(name, _)| *name == kind).map(|(_, number)| *number).ok_or_else(|| {
+        Error::new(format!("cannot set limit {kind}: no such limit"))
+            .hint("RLIMIT_NOFILE, RLIMIT_NPROC, …: getrlimit(2)")
+    })
+}
+
+/// Sets what needs the host's /proc or the caller's privilege. Before the root is changed.
+pub fn prepare(plan: &Plan) -> Result<(), Error> {
+    step(NewKeyring(plan.id.as_str()))
+        .because("the caller's session keyring may hold keys; the container would inherit it")?;
+    if let Some(score) = plan.process.oom_score_adj {
+        write_proc("/proc/self/oom_score_adj", &score.to_string())?;
+    }
+    Ok(())
+}
+
+/// Writes the document's sysctls, through the /proc that was mounted for the container.
+pub fn set_sysctls(plan: &Plan, rootfs: &Rootfs) -> Result<(), Error> {
+    for (name, value) in &plan.sysctl {
+        let path = format!("/proc/sys/{}", name.replace('.', "/"));
+        let target = rootfs.ensure_existing(&path)?;
+        check_is_proc(target.descriptor.as_fd(), &path)?;
+        let file = openat(CWD, target.path(), OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|errno| failed("open", &path)(errno.into()))?;
+        step(WriteTo { file: file.as_fd(), shown: &path, text: value })
+            .because("asked for: this sysctl belongs to a namespace of the container and is its own")?;
+    }
+    Ok(())
+}
+
+fn write_proc(path: &str, text: &str) -> Result<(), Error> {
+    let file = openat(CWD, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| failed("open", path)(errno.into()))?;
+    check_is_proc(file.as_fd(), path)?;
+    step(WriteTo { file: file.as_fd(), shown: path, text }).because("asked for: the kernel reads the setting here")
+}
+
+/// A file of /proc that is redirected elsewhere would be written in its place (CVE-2025-52881).
+fn check_is_proc(file: std::os::fd::BorrowedFd<'_>, path: &str) -> Result<(), Error> {
+    match rustix::fs::fstatfs(file).is_ok_and(|stat| stat.f_type as u64 == 0x9fa0) {
+        true => Ok(()),
+        false => Err(Error::new(format!("cannot write {path}: it is not a file of the kernel"))
+            .why("something else is mounted in its place, and would be written instead")),
+    }
+}
+
+/// Becomes the container's user with the container's rights, and no more. Afterwards only execve is left to do.
+pub fn assume(process: &Process, sets: &Sets, filter: Option<&seccomp::Program>) -> Result<(), Error> {
+    for limit in &process.rlimits {
+        step(SetLimit { kind: &limit.kind, resource: limit_number(&limit.kind)?, soft: limit.soft, hard: limit.hard })
+            .because("set while still privileged: a hard limit may not be raised later")?;
+    }
+    if process.no_new_privileges {
+        step(Prctl { option: libc::PR_SET_NO_NEW_PRIVS, name: "PR_SET_NO_NEW_PRIVS", value: 1 })
+            .because("asked for: no setuid program in the image can give more rights than these")?;
+    } else if let Some(filter) = filter {
+        seccomp::load(filter)?; // needs CAP_SYS_ADMIN, so before it is dropped
+    }
+    capabilities::drop_bounding(sets)?;
+    step(Prctl { option: libc::PR_SET_KEEPCAPS, name: "PR_SET_KEEPCAPS", value: 1 })
+        .because("changing from user 0 to another clears the capabilities; some are to be kept")?;
+
+    let user = &process.user;
+    // The primary group belongs in the list: a file that denies its group would otherwise let it in (CVE-2022-36109).
+    let mut groups = vec![user.gid];
+    groups.extend(user.additional_gids.iter().filter(|gid| **gid != user.gid));
+    step(SetGroups(&groups))
+        .because("the caller's supplementary groups would open the host's files to the container")?;
+    step(SetGid(user.gid)).because("before the user: afterwards the right to change groups is gone")?;
+    step(SetUid(user.uid))
+        .because("the program runs as the container's user, by number; names mean nothing to the kernel")?;
+
+    capabilities::apply(sets)?;
+    if process.no_new_privileges
+        && let Some(filter) = filter
+    {
+        seccomp::load(filter)?; // needs nothing any more, so as late as can be
+    }
+    Ok(())
+}

@@ -1,0 +1,201 @@
+//! Inside: what becomes the container, from its first moment to execve.
+//!
+//! Reads nothing but the plan; tells a failed step home over the channel, since after pivot_root a message has nowhere
+//! else to go. One thread, in namespaces of its own. The order is the kernel's: see the reasons of the steps.
+
+use std::convert::Infallible;
+use std::os::fd::{AsFd, OwnedFd};
+
+use mocker_common::error::{Error, errno_text};
+use mocker_common::explain;
+use mocker_common::step::step;
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+
+use crate::calls::files::MakeDir;
+use crate::calls::mounts::Chdir;
+use crate::calls::process::{CloseOnExec, NewSession, Prctl, SetName};
+use crate::capabilities::Sets;
+use crate::channel::{Channel, Message};
+use crate::namespaces::{self, Joins};
+use crate::plan::Plan;
+use crate::rootfs::{self, Rootfs};
+use crate::{devices, identity, loopback, mounts, program, reaper, seccomp, terminal};
+
+/// What the parent prepared: everything that costs memory or may be refused is done before the fork.
+pub struct Prepared {
+    pub joins: Joins,
+    pub capabilities: Sets,
+    pub filter: Option<seccomp::Program>,
+    /// whether stdin is the caller's to pass on; else it is empty
+    pub pass_stdin: bool,
+}
+
+/// The child's whole life in this program. Never returns: it becomes the container's program, or ends.
+pub fn run(plan: &Plan, prepared: &Prepared, channel: Channel) -> ! {
+    explain::speak_as("init");
+    let Err(error) = become_container(plan, prepared, &channel);
+    channel.failed(&error);
+    // SAFETY: ends this process at once; nothing of the parent's is flushed twice.
+    unsafe { libc::_exit(i32::from(error.exit_status())) }
+}
+
+fn become_container(plan: &Plan, prepared: &Prepared, channel: &Channel) -> Result<Infallible, Error> {
+    stay_bound_to_parent()?;
+    rustix::process::umask(rustix::fs::Mode::empty());
+
+    // The world: what it can see.
+    namespaces::join(&prepared.joins)?;
+    if plan.makes_namespace("network") {
+        loopback::bring_up()?;
+    }
+    identity::prepare(plan)?;
+    let rootfs = rootfs::mount(plan)?;
+    mounts::make(plan, &rootfs)?;
+    devices::make(plan, &rootfs)?;
+    let slave = plan.process.terminal.then(|| terminal::make(plan, &rootfs, channel)).transpose()?;
+
+    // The group: entered from outside, while the mounts above were made.
+    channel.ready()?;
+    wait_for_go(channel)?;
+    namespaces::unshare_cgroup(plan)?;
+    mounts::make_cgroups(plan, &rootfs)?;
+    identity::set_sysctls(plan, &rootfs)?;
+    mounts::guard_kernel_files(plan, &rootfs)?;
+    set_names(plan)?;
+    run_hooks(&plan.hooks.create_container, plan, "creating")?;
+
+    // The move: from here on no path leads to the host.
+    finish_root(plan, rootfs)?;
+    run_hooks(&plan.hooks.start_container, plan, "created")?;
+    enter_working_directory(plan)?;
+    become_program(plan, prepared, slave)
+}
+
+/// The container must not outlive the tool that cleans up after it.
+fn stay_bound_to_parent() -> Result<(), Error> {
+    step(Prctl { option: libc::PR_SET_PDEATHSIG, name: "PR_SET_PDEATHSIG", value: libc::SIGKILL as u64 })
+        .because("if mocker-exec is killed nobody is left to stop the container or to undo what was made for it")?;
+    step(Prctl { option: libc::PR_SET_DUMPABLE, name: "PR_SET_DUMPABLE", value: 0 })
+        .because("until execve this is a program of the host, and /proc/1/exe would let the container reach its file")
+}
+
+/// The parent puts us into our groups and runs the hooks that are its to run. Its end before that is our end too.
+fn wait_for_go(channel: &Channel) -> Result<(), Error> {
+    match channel.receive()? {
+        Message::Go => Ok(()),
+        _ => Err(Error { quiet: true, ..Error::new("mocker-exec is gone") }),
+    }
+}
+
+fn set_names(plan: &Plan) -> Result<(), Error> {
+    if let Some(name) = plan.hostname.as_deref().filter(|_| plan.makes_namespace("uts")) {
+        step(SetName { domain: false, name })
+            .because("prompts and logs show it; without, they would show the host's")?;
+    }
+    if let Some(name) = plan.domainname.as_deref().filter(|_| plan.makes_namespace("uts")) {
+        step(SetName { domain: true, name }).because("asked for: the NIS domain name of this uts namespace")?;
+    }
+    Ok(())
+}
+
+fn run_hooks(hooks: &[mocker_common::hooks::Hook], plan: &Plan, status: &str) -> Result<(), Error> {
+    let mut state = plan.state.clone();
+    state["status"] = status.into();
+    state["pid"] = std::process::id().into();
+    hooks.iter().try_for_each(|hook| hook.run(&state))
+}
+
+fn finish_root(plan: &Plan, rootfs: Rootfs) -> Result<(), Error> {
+    if plan.readonly {
+        rootfs.make_readonly(!plan.cgroup.devices)?;
+    }
+    rootfs.pivot()
+}
+
+/// Steps into process.cwd, made where it is missing, as docker does.
+fn enter_working_directory(plan: &Plan) -> Result<(), Error> {
+    let cwd = &plan.process.cwd;
+    make_missing_directories(cwd)?;
+    step(Chdir(cwd)).because("the program expects to start here; relative paths in its configuration count on it")?;
+
+    // A directory of the host that was left open would show here as a path that leads nowhere (CVE-2024-21626).
+    let real = rustix::process::getcwd(Vec::new()).map_err(|errno| {
+        Error::new(format!("cannot name the working directory: {}", errno_text(errno.raw_os_error())))
+    })?;
+    match real.to_bytes().starts_with(b"/") {
+        true => Ok(()),
+        false => Err(Error::new(format!("cannot start in {cwd}: it lies outside the container"))),
+    }
+}
+
+fn make_missing_directories(cwd: &str) -> Result<(), Error> {
+    let mut place = String::new();
+    for name in cwd.split('/').filter(|name| !name.is_empty()) {
+        place = format!("{place}/{name}");
+        if rustix::fs::stat(&place).is_ok() {
+            continue;
+        }
+        let made = step(MakeDir { parent: rustix::fs::CWD, name: &place, shown: &place, mode: 0o755 })
+            .because("the working directory is not in the image");
+        match made {
+            Err(error) if error.errno == libc::EROFS => break, // chdir will say that it is not there
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
+/// The last steps: session, terminal, identity, and the program.
+fn become_program(plan: &Plan, prepared: &Prepared, slave: Option<OwnedFd>) -> Result<Infallible, Error> {
+    let narrative = step_aside()?;
+    if slave.is_none() && !prepared.pass_stdin {
+        let null = rustix::fs::open(
+            "/dev/null",
+            rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC,
+            rustix::fs::Mode::empty(),
+        )
+        .map_err(|errno| Error::new(format!("cannot open /dev/null: {}", errno_text(errno.raw_os_error()))))?;
+        terminal::standard_descriptors(null.as_fd(), "/dev/null", 0..1)?;
+    }
+    step(CloseOnExec { from: 3 })
+        .because("a descriptor of the host that stays open is a way out of the container (CVE-2024-21626)")?;
+
+    identity::assume(&plan.process, &prepared.capabilities, prepared.filter.as_ref())?;
+    // Changing the user has cleared it.
+    step(Prctl { option: libc::PR_SET_PDEATHSIG, name: "PR_SET_PDEATHSIG", value: libc::SIGKILL as u64 })
+        .because("changing the user has cleared it, and the container must still not outlive its tool")?;
+    if plan.init {
+        reaper::become_init()?;
+    }
+    step(NewSession).because("the caller's terminal and its job control stay the caller's")?;
+    if let Some(slave) = &slave {
+        terminal::adopt(slave)?;
+    }
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(plan.process.user.umask.unwrap_or(0o022)));
+    reset_signals()?;
+    let never = program::execute(&plan.process)?;
+    drop(narrative);
+    Ok(never)
+}
+
+/// Keeps the narrative on the caller's stderr when 2 becomes the container's terminal.
+fn step_aside() -> Result<Option<OwnedFd>, Error> {
+    if !explain::on() {
+        return Ok(None);
+    }
+    let copy =
+        std::io::stderr().as_fd().try_clone_to_owned().map_err(mocker_common::error::failed("copy", "stderr"))?;
+    explain::write_to(std::os::fd::AsRawFd::as_raw_fd(&copy));
+    Ok(Some(copy))
+}
+
+/// Default actions and no signal held back: both survive execve, and Rust starts with SIGPIPE ignored, which would
+/// break `yes | head` in the container (signal(7)).
+fn reset_signals() -> Result<(), Error> {
+    for signal in Signal::iterator() {
+        // SAFETY: a default disposition runs no code of ours. SIGKILL and SIGSTOP refuse; they have none to reset.
+        unsafe { libc::signal(signal as i32, libc::SIG_DFL) };
+    }
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
+        .map_err(|errno| Error::new(format!("cannot let signals through: {}", errno_text(errno as i32))))
+}
