@@ -8,7 +8,7 @@
 fetch() (
     cache=$(mktemp -d "$work/apt.XXXXXX")
     mkdir -p "$cache/archives/partial"
-    cd "$cache/archives"
+    cd "$cache/archives" || exit
     command=$1; shift
     set -- apt-get -qq --yes --no-install-recommends --download-only -o Dir::Cache="$PWD/.." \
         -o APT::Sandbox::User=root -o Debug::NoLocking=1 "$command" "$@"
@@ -29,7 +29,8 @@ packages_alone() ( fetch download "$@" )
 
 # unpack_debs DIR TREE: what the packages hold and no more: none of their scripts is run.
 unpack_debs() (
-    for deb in "$1"/*.deb; do dpkg-deb --fsys-tarfile "$deb" >"$work/deb.tar"
+    for deb in "$1"/*.deb; do
+        dpkg-deb --fsys-tarfile "$deb" >"$work/deb.tar"
         tar --extract --file="$work/deb.tar" --directory="$2" --preserve-permissions --numeric-owner \
             --keep-directory-symlink --exclude='./usr/share/doc/*' --exclude='./usr/share/man/*' \
             --exclude='./usr/share/locale/*'
@@ -49,7 +50,7 @@ install_debs() (
 
 # tidy TREE: removes what differs from one installation to the next: logs, caches, backups.
 tidy() (
-    cd "$1"
+    cd "$1" || exit
     find run tmp var/tmp var/log var/lib/apt/lists var/cache/apt var/cache/ldconfig -mindepth 1 ! -type d -delete
     rm -f etc/.pwd.lock etc/passwd- etc/group- etc/shadow- etc/gshadow- var/lib/dpkg/*-old \
         var/lib/dpkg/lock* var/lib/dpkg/triggers/Lock var/cache/debconf/*-old

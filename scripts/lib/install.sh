@@ -1,10 +1,12 @@
-# install.sh: the commands a script needs, installed where they are missing. Sourced.
+# install.sh: the commands a script needs, installed where they are missing. Sourced; wants $lib,
+# the directory this file is in.
 
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 
-# need COMMAND=PACKAGE...: afterwards each command is there, or the script has ended.
+# need COMMAND=PACKAGE...: afterwards each command is there, or the script has ended. What only
+# "recommends" another package comes without it, so name both: need cc='gcc libc6-dev'.
 need() {
-    missing= why=
+    missing='' why=''
     for pair; do
         command -v "${pair%%=*}" >/dev/null && continue
         missing="$missing ${pair#*=}" why="$why ${pair%%=*}"
