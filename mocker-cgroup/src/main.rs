@@ -1,1 +1,62 @@
-fn main() {}
+//! mocker-cgroup: gives a container a control group of its own, with limits.
+//!
+//! In: a document. Out: the same, with `linux.cgroupsPath`, `linux.resources` and `mocker.cgroup` (the group's directories).
+//! Undo: `mocker-cgroup delete`, in `hooks.poststop`. The group is empty: mocker-exec puts the container's first process
+//! into it before that can fork. Needs root, or a parent group that was delegated. Source: cgroups(7).
+
+mod args;
+mod calls;
+mod cpu;
+mod devices;
+mod hierarchy;
+mod life;
+mod limits;
+mod stat;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Parser;
+use mocker_common::document::Document;
+use mocker_common::error::Error;
+use mocker_common::undo::Undo;
+use mocker_common::{explain, stage};
+
+use args::{Args, Command};
+use hierarchy::{Group, Hierarchies};
+use limits::{Resources, Setting};
+
+/// The name that errors, records and hooks carry.
+const TOOL: &str = "mocker-cgroup";
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    explain::begin(args.stage.explain.explain, "cgroup");
+    let result = match &args.command {
+        None => stage::run(TOOL, &args.stage, |document, undo| recipe(document, &args, undo)),
+        Some(Command::Delete { ids }) => life::delete_all(ids),
+        Some(Command::Prune) => stage::prune(TOOL, life::delete),
+        Some(Command::Ls { json }) => stat::list(*json),
+        Some(Command::Stat { id, json }) => stat::stat(id, *json),
+        Some(Command::Freeze { id }) => life::freeze(id),
+        Some(Command::Thaw { id }) => life::thaw(id),
+    };
+    stage::conclude(TOOL, result)
+}
+
+/// What can be refused is refused before anything is made; then the group, its limits, its devices.
+fn recipe(document: &mut Document, args: &Args, undo: &mut Undo) -> Result<(), Error> {
+    let id = document.ensure_id(None)?;
+    let hierarchies = Hierarchies::detect()?;
+    args.limits.write_into(document, &hierarchies)?;
+    let resources = Resources::read(document)?;
+    let settings: Vec<Setting> = resources.settings(&hierarchies)?;
+    let group = Group::new(hierarchies, Path::new(&args.parent), &id)?;
+
+    life::create(&group, &id, &settings, undo)?;
+    limits::apply(&group, &settings)?;
+    let devices = devices::confine(&group, &resources.devices)?;
+
+    group.describe(document, devices);
+    Ok(())
+}

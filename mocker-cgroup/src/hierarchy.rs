@@ -1,0 +1,232 @@
+//! Which cgroup hierarchies this machine has: v1 (one a controller), v2 (one for all), hybrid (both).
+//!
+//! Source: cgroups(7); Documentation/admin-guide/cgroup-v1 and cgroup-v2.rst.
+
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+
+use cgroups_rs::fs::Controllers;
+use cgroups_rs::fs::hierarchies::{UNIFIED_MOUNTPOINT, V1, is_cgroup2_unified_mode};
+use mocker_common::document::{ContainerId, Document};
+use mocker_common::error::Error;
+use serde_json::json;
+
+/// The controllers of v1 that a container's limits and life need. The other hierarchies (net_cls, perf_event, blkio,
+/// systemd's own) are left alone: a group there would limit nothing, and take time to make and remove.
+const WANTED: [Controllers; 7] = [
+    Controllers::Mem,
+    Controllers::Cpu,
+    Controllers::CpuAcct,
+    Controllers::CpuSet,
+    Controllers::Pids,
+    Controllers::Devices,
+    Controllers::Freezer,
+];
+
+/// One mounted tree of groups.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Hierarchy {
+    pub mount: PathBuf,
+    /// of v1 those mounted here; of v2 those not taken by a v1 hierarchy
+    pub controllers: Vec<String>,
+    pub unified: bool,
+}
+
+/// What the machine has.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Hierarchies {
+    pub all: Vec<Hierarchy>,
+}
+
+impl Hierarchies {
+    /// Asks the kernel. The v1 mounts are found by cgroups-rs; it knows nothing of hybrid machines, so the unified tree
+    /// beside them is looked up here.
+    pub fn detect() -> Result<Self, Error> {
+        let mut all: Vec<Hierarchy> = Vec::new();
+        if is_cgroup2_unified_mode() {
+            all.push(unified(Path::new(UNIFIED_MOUNTPOINT)));
+        } else {
+            let mounts = V1::new();
+            for controller in WANTED {
+                // Controllers may share a mount: cpu,cpuacct.
+                let Some((mount, _)) = mounts.get_mount_point(controller.clone()) else { continue };
+                match all.iter_mut().find(|hierarchy| hierarchy.mount == mount) {
+                    Some(shared) => shared.controllers.push(controller.to_string()),
+                    None => all.push(Hierarchy { mount, controllers: vec![controller.to_string()], unified: false }),
+                }
+            }
+            let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+            all.extend(unified_mount(&mountinfo).map(|mount| unified(&mount)));
+        }
+        match all.is_empty() {
+            false => Ok(Hierarchies { all }),
+            true => Err(Error::new("cannot make a cgroup: no cgroup hierarchy is mounted")
+                .hint("mount -t cgroup2 cgroup2 /sys/fs/cgroup")),
+        }
+    }
+
+    /// `v1`, `hybrid` or `v2`.
+    pub fn version(&self) -> &'static str {
+        match (self.all.iter().any(|hierarchy| hierarchy.unified), self.all.iter().any(|hierarchy| !hierarchy.unified))
+        {
+            (true, true) => "hybrid",
+            (true, false) => "v2",
+            (false, _) => "v1",
+        }
+    }
+
+    /// The hierarchy that has this controller.
+    pub fn of(&self, controller: &str) -> Option<&Hierarchy> {
+        self.all.iter().find(|hierarchy| hierarchy.controllers.iter().any(|own| own == controller))
+    }
+
+    /// The same, or an error that says what the machine has.
+    pub fn need(&self, controller: &str) -> Result<&Hierarchy, Error> {
+        self.of(controller).ok_or_else(|| {
+            let have: Vec<&str> =
+                self.all.iter().flat_map(|hierarchy| &hierarchy.controllers).map(String::as_str).collect();
+            Error::new(format!("cannot limit {controller}: this machine has no {controller} controller mounted"))
+                .why("the limit would not hold, and a container must never run less confined than was asked")
+                .likely(
+                    "the kernel was built without it, or started with cgroup_disable, or another container hides it",
+                )
+                .hint(format!("there are: {}; cat /proc/cgroups /sys/fs/cgroup/cgroup.controllers", have.join(" ")))
+        })
+    }
+
+    /// The unified tree: the only one of v2, or beside the others on hybrid.
+    pub fn unified(&self) -> Option<&Hierarchy> {
+        self.all.iter().find(|hierarchy| hierarchy.unified)
+    }
+
+    /// Whether swap is counted. v1 has the files or not; v2 decides when the group is there.
+    pub fn accounts_swap(&self) -> bool {
+        self.of("memory")
+            .is_some_and(|memory| memory.unified || memory.mount.join("memory.memsw.limit_in_bytes").exists())
+    }
+}
+
+fn unified(mount: &Path) -> Hierarchy {
+    let text = fs::read_to_string(mount.join("cgroup.controllers")).unwrap_or_default();
+    let controllers = text.split_ascii_whitespace().map(str::to_string).collect();
+    Hierarchy { mount: mount.into(), controllers, unified: true }
+}
+
+/// Where a cgroup2 file system is mounted (proc_pid_mountinfo(5)): field 5 of a line whose type, behind ` - `, is cgroup2.
+fn unified_mount(mountinfo: &str) -> Option<PathBuf> {
+    mountinfo.lines().find_map(|line| {
+        let (mount, kind) = line.split_once(" - ")?;
+        kind.starts_with("cgroup2 ").then(|| mount.split(' ').nth(4).map(PathBuf::from))?
+    })
+}
+
+/// A container's group: the same path in every hierarchy, below where that is mounted, wherever this process sits itself.
+#[derive(Clone, Debug)]
+pub struct Group {
+    pub hierarchies: Hierarchies,
+    /// `/mocker`
+    pub parent: PathBuf,
+    /// `/mocker/lab`
+    pub path: PathBuf,
+}
+
+impl Group {
+    /// Refuses a parent that could lead out of the hierarchy.
+    pub fn new(hierarchies: Hierarchies, parent: &Path, id: &ContainerId) -> Result<Self, Error> {
+        let parent = Path::new("/").join(parent);
+        if !parent.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_))) {
+            return Err(Error::new(format!("cannot make a group in {}: not a plain path", parent.display()))
+                .hint("--parent /mocker"));
+        }
+        let path = parent.join(id.as_str());
+        Ok(Group { hierarchies, parent, path })
+    }
+
+    pub fn directory(&self, hierarchy: &Hierarchy) -> PathBuf {
+        below(&hierarchy.mount, &self.path)
+    }
+
+    /// The group's directories that are there.
+    pub fn directories(&self) -> Vec<PathBuf> {
+        self.hierarchies.all.iter().map(|hierarchy| self.directory(hierarchy)).filter(|path| path.is_dir()).collect()
+    }
+
+    /// Its directory in the hierarchy of a controller.
+    pub fn of(&self, controller: &str) -> Option<PathBuf> {
+        self.hierarchies.of(controller).map(|hierarchy| self.directory(hierarchy)).filter(|path| path.is_dir())
+    }
+
+    pub fn unified(&self) -> Option<PathBuf> {
+        self.hierarchies.unified().map(|hierarchy| self.directory(hierarchy)).filter(|path| path.is_dir())
+    }
+
+    /// The parent's directories in a hierarchy, outermost first.
+    pub fn parents(&self, hierarchy: &Hierarchy) -> Vec<PathBuf> {
+        let parent = below(&hierarchy.mount, &self.parent);
+        let mut parents: Vec<PathBuf> =
+            parent.ancestors().take_while(|path| *path != hierarchy.mount).map(PathBuf::from).collect();
+        parents.reverse();
+        parents
+    }
+
+    /// Tells the stages to come where the group is.
+    pub fn describe(&self, document: &mut Document, devices: bool) {
+        document.set("/linux/cgroupsPath", self.path.to_string_lossy());
+        let mut description = json!({
+            "version": self.hierarchies.version(),
+            "directories": self.directories(),
+            "devices": devices,
+        });
+        if let Some(unified) = self.unified() {
+            description["unified"] = unified.to_string_lossy().into();
+        }
+        document.set("/mocker/cgroup", description);
+    }
+}
+
+fn below(mount: &Path, path: &Path) -> PathBuf {
+    mount.join(path.strip_prefix("/").unwrap_or(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn machine() -> Hierarchies {
+        let v1 = |name: &str| Hierarchy {
+            mount: Path::new("/sys/fs/cgroup").join(name),
+            controllers: name.split(',').map(str::to_string).collect(),
+            unified: false,
+        };
+        Hierarchies { all: vec![v1("memory"), v1("cpu,cpuacct")] }
+    }
+
+    #[test]
+    fn the_unified_tree_is_found_beside_the_others() {
+        let hybrid = "34 24 0:29 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
+                      35 24 0:30 / /sys/fs/cgroup/unified rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n";
+        assert_eq!(unified_mount(hybrid), Some("/sys/fs/cgroup/unified".into()));
+        assert_eq!(unified_mount(hybrid.lines().next().unwrap()), None);
+    }
+
+    #[test]
+    fn a_shared_mount_serves_all_its_controllers_and_a_missing_one_is_named() {
+        let machine = machine();
+        assert_eq!(machine.of("cpu"), machine.of("cpuacct"));
+        assert_eq!(machine.version(), "v1");
+        let error = machine.need("pids").unwrap_err();
+        assert!(error.what.contains("no pids controller") && error.hint.contains("memory cpu cpuacct"), "{error}");
+    }
+
+    #[test]
+    fn a_parent_that_leads_out_is_refused() {
+        let id = "lab".parse().unwrap();
+        assert!(Group::new(machine(), Path::new("/a/../.."), &id).is_err());
+        let group = Group::new(machine(), Path::new("a/b"), &id).unwrap();
+        assert_eq!(group.path, Path::new("/a/b/lab"));
+        let memory = &machine().all[0];
+        assert_eq!(group.directory(memory), Path::new("/sys/fs/cgroup/memory/a/b/lab"));
+        let parents = ["/sys/fs/cgroup/memory/a", "/sys/fs/cgroup/memory/a/b"].map(PathBuf::from);
+        assert_eq!(group.parents(memory), parents);
+    }
+}
