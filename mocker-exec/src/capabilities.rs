@@ -12,7 +12,7 @@
 use std::fmt;
 
 use mocker_common::error::Error;
-use mocker_common::step::{Cause, Diagnosis, Explained, KernelCall, diagnosis, step};
+use mocker_common::step::{Cause, Diagnosis, KernelCall, diagnosis, step};
 use serde_json::Value;
 
 use crate::calls::explained;
@@ -312,6 +312,7 @@ impl fmt::Display for Listed {
 
 #[cfg(test)]
 mod tests {
+    use mocker_common::step::Explained;
     use serde_json::json;
 
     use super::*;

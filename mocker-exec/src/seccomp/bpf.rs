@@ -50,6 +50,8 @@ pub enum Target {
 #[derive(Default)]
 pub struct Assembler {
     backwards: Vec<Instruction>,
+    /// where each answer was given last
+    answers: Vec<(u32, usize)>,
 }
 
 /// How far back a target of a conditional jump may lie: a byte's worth, less what making the other one reachable adds.
@@ -118,19 +120,18 @@ impl Assembler {
     /// A position that a conditional jump pushed next can reach, from which `target` is reached.
     fn reachable(&mut self, target: Target) -> usize {
         let here = self.backwards.len();
-        let nearest = here.saturating_sub(REACH);
-        match target {
-            Target::At(position) if position >= nearest => return position,
-            // A jump that is not conditional has 32 bits for its distance.
-            Target::At(position) => self.push(JUMP, 0, 0, (here - 1 - position) as u32),
-            Target::Return(answer) => {
-                let same = Instruction { code: RETURN, jt: 0, jf: 0, k: answer };
-                match self.backwards[nearest..].iter().rposition(|instruction| *instruction == same) {
-                    Some(position) => return nearest + position,
-                    None => self.push(RETURN, 0, 0, answer),
-                }
-            }
+        let known = match target {
+            Target::At(position) => Some(position),
+            Target::Return(answer) => self.answers.iter().find(|(given, _)| *given == answer).map(|(_, at)| *at),
         };
+        if let Some(position) = known.filter(|position| position + REACH >= here) {
+            return position;
+        }
+        self.fall_into(target); // a jump that is not conditional has 32 bits for its distance
+        if let Target::Return(answer) = target {
+            self.answers.retain(|(given, _)| *given != answer);
+            self.answers.push((answer, here));
+        }
         here
     }
 }

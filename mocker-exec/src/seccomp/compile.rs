@@ -16,6 +16,7 @@ use super::table::{ARM_PRIVATE, Architecture, Call, X32_BIT, find};
 struct Rule {
     answer: u32,
     alternatives: Vec<Vec<Condition>>,
+    always: bool,
 }
 
 /// A name of a rule: None where the rule says no more than the default does.
@@ -70,7 +71,8 @@ impl Compiler {
         for syscalls in &profile.syscalls {
             let (answer, alternatives) = (syscalls.answer()?, syscalls.alternatives()?);
             let rule = (Target::Return(answer) != self.default).then(|| {
-                self.rules.push(Rule { answer, alternatives });
+                let always = alternatives.iter().any(Vec::is_empty);
+                self.rules.push(Rule { answer, alternatives, always });
                 self.rules.len() - 1
             });
             for name in &syscalls.names {
@@ -117,9 +119,10 @@ impl Compiler {
     }
 
     fn add_spans(&mut self, architecture: Architecture, room: std::ops::Range<u64>, spans: &mut Vec<(u32, Target)>) {
-        let number = |(call, rule): &Named| Some((room.start + u64::from(architecture.number(call)?), *rule));
-        let mut calls: Vec<(u64, Option<usize>)> = self.named.iter().filter_map(number).collect();
-        calls.sort_by_key(|(number, _)| *number); // stable: rules on one call stay in the profile's order
+        let number =
+            |(place, (call, _)): (usize, &Named)| Some((room.start + u64::from(architecture.number(call)?), place));
+        let mut calls: Vec<(u64, usize)> = self.named.iter().enumerate().filter_map(number).collect();
+        calls.sort_unstable(); // rules on one call stay in the profile's order
         let private = room.start + u64::from(ARM_PRIVATE);
         let newest = calls.iter().rev().map(|(number, _)| *number).find(|number| *number < private);
         // Where the profile names nothing there is no telling what it knows.
@@ -138,8 +141,7 @@ impl Compiler {
         for rules_on_call in calls.chunk_by(|one, other| one.0 == other.0) {
             let number = rules_on_call[0].0;
             fill(next, number, spans);
-            let rules = rules_on_call.iter().filter_map(|(_, rule)| *rule).collect();
-            push(spans, number as u32, self.judge(rules));
+            push(spans, number as u32, self.judge(rules_on_call));
             next = number + 1;
         }
         fill(next, room.end, spans);
@@ -147,11 +149,12 @@ impl Compiler {
 
     /// What is answered to a call that these rules name. A rule without conditions outdoes those with, as in
     /// libseccomp; of several that match the first counts.
-    fn judge(&mut self, rules: Vec<usize>) -> Target {
-        let unconditional = |rule: &&usize| self.rules[**rule].alternatives.iter().any(Vec::is_empty);
-        if let Some(rule) = rules.iter().find(unconditional) {
-            return Target::Return(self.rules[*rule].answer);
+    fn judge(&mut self, rules_on_call: &[(u64, usize)]) -> Target {
+        let rules = rules_on_call.iter().filter_map(|(_, place)| self.named[*place].1);
+        if let Some(rule) = rules.clone().find(|rule| self.rules[*rule].always) {
+            return Target::Return(self.rules[rule].answer);
         }
+        let rules: Vec<usize> = rules.collect();
         if let Some((_, made)) = self.checks.iter().find(|(same, _)| *same == rules) {
             return *made;
         }

@@ -404,7 +404,8 @@ fn errno_of(number: i64, one: u64, two: u64) -> i32 {
 
 #[test]
 fn the_kernel_keeps_dockers_profile() {
-    let cases: [(&str, fn() -> i32, i32); 10] = [
+    type Case = (&'static str, fn() -> i32, i32);
+    let cases: [Case; 10] = [
         ("mount", || errno_of(libc::SYS_mount, 0, 0), libc::EPERM),
         ("clone3", || errno_of(libc::SYS_clone3, 0, 0), libc::ENOSYS),
         ("a call of the future", || errno_of(9999, 0, 0), libc::ENOSYS),
@@ -451,7 +452,7 @@ fn i386_calls_are_judged_by_their_own_numbers() {
     assert_eq!(confined(|| int80(9999)), libc::ENOSYS);
 }
 
-/// The figures in ARCHITECTURE.md: `cargo test -p mocker-exec --release -- --ignored --nocapture seccomp_figures`.
+/// What a filter costs: `cargo test -p mocker-exec --release -- --ignored --nocapture seccomp_figures`.
 #[test]
 #[ignore = "measures"]
 fn seccomp_figures() {
