@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
-/// A program to be run. It gets a process group of its own, with everything it starts.
+use crate::host::first_child;
+
+/// A program to be run. It gets a session of its own in the lab, with everything it starts.
 #[must_use]
 pub struct Run {
     line: Vec<OsString>,
@@ -126,9 +128,18 @@ pub struct Running {
 }
 
 impl Running {
-    /// Sends a signal to the whole process group, as the terminal does on Ctrl-C.
+    /// Sends a signal to the program and all that it has started, as the terminal does on Ctrl-C.
     pub fn signal_group(&self, signal: Signal) {
-        killpg(Pid::from_raw(self.child.id() as i32), signal).unwrap_or_default(); // it may have ended
+        // Our child is nsenter, which waits for the program and gives back its status. The program leads a group.
+        if let Some(program) = first_child(self.child.id()) {
+            killpg(Pid::from_raw(program as i32), signal).unwrap_or_default(); // it may have ended
+        }
+    }
+
+    fn kill(&mut self) {
+        self.signal_group(Signal::SIGKILL);
+        killpg(Pid::from_raw(self.child.id() as i32), Signal::SIGKILL).unwrap_or_default();
+        self.child.wait().ok();
     }
 
     pub fn write(&mut self, bytes: &[u8]) {
@@ -147,9 +158,9 @@ impl Running {
                 return;
             }
             if ended || Instant::now() > self.deadline {
-                let line = &self.line;
+                let line = self.line.clone();
                 let (out, err) = (self.stdout.so_far(), self.stderr.so_far());
-                self.signal_group(Signal::SIGKILL);
+                self.kill();
                 panic!("{line} has not written {text:?}\n--- stdout\n{out}\n--- stderr\n{err}");
             }
             std::thread::sleep(Duration::from_millis(5));
@@ -174,7 +185,7 @@ impl Running {
                 break status;
             }
             if Instant::now() > self.deadline {
-                self.signal_group(Signal::SIGKILL);
+                self.kill();
                 let (out, err) = (self.stdout.so_far(), self.stderr.so_far());
                 panic!("{} takes too long and was killed\n--- stdout\n{out}\n--- stderr\n{err}", self.line);
             }
@@ -196,8 +207,7 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         if matches!(self.child.try_wait(), Ok(None)) {
-            self.signal_group(Signal::SIGKILL);
-            self.child.wait().ok();
+            self.kill();
         }
     }
 }

@@ -63,7 +63,7 @@ impl Host {
             stdout.read_to_string(&mut ready).ok();
             panic!("cannot set up the lab's namespaces: see stderr {ready}");
         }
-        let pid = first_child(init.id());
+        let pid = first_child(init.id()).expect("unshare has a child");
 
         let procs: Vec<PathBuf> = hierarchies
             .iter()
@@ -75,7 +75,7 @@ impl Host {
             "#!/bin/sh\n# enter DIRECTORY PROGRAM [ARG...]: runs a program in the lab\n\
              for procs in {}; do echo $$ > \"$procs\" || exit; done\n\
              exec nsenter --target {pid} --mount --net --pid --cgroup --uts --ipc -- \
-             sh -c 'cd \"$0\" && exec \"$@\"' \"$@\"\n",
+             setsid sh -c 'cd \"$0\" && exec \"$@\"' \"$@\"\n",
             join(&procs)
         );
         fs::write(&enter, script).expect("the lab's directory can be written");
@@ -88,9 +88,14 @@ impl Host {
         self.pid
     }
 
-    /// Runs `job` on a thread in this host's network: a socket made there stays there, wherever it is used.
-    pub fn in_network<T: Send>(&self, job: impl FnOnce() -> T + Send) -> T {
-        let network = fs::File::open(format!("/proc/{}/ns/net", self.pid)).expect("the lab's network namespace");
+    /// Runs `job` on a thread in this host's network, or in one that is named there (`ip netns`). A socket made there
+    /// stays there, wherever it is used.
+    pub fn in_network<T: Send>(&self, name: Option<&str>, job: impl FnOnce() -> T + Send) -> T {
+        let path = match name {
+            Some(name) => format!("/proc/{}/root/run/netns/{name}", self.pid),
+            None => format!("/proc/{}/ns/net", self.pid),
+        };
+        let network = fs::File::open(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
         std::thread::scope(|scope| {
             let thread = scope.spawn(|| {
                 setns(network.as_fd(), CloneFlags::CLONE_NEWNET).expect("entering the lab's network namespace");
@@ -224,9 +229,10 @@ fn remove_group(group: &Path) -> std::io::Result<()> {
     }
 }
 
-fn first_child(parent: u32) -> u32 {
-    let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).expect("the host's processes");
-    children.split(' ').next().and_then(|pid| pid.parse().ok()).expect("unshare has a child")
+/// The first process that `parent` has started, if there is one.
+pub fn first_child(parent: u32) -> Option<u32> {
+    let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).ok()?;
+    children.split(' ').next()?.parse().ok()
 }
 
 fn join(paths: &[PathBuf]) -> String {

@@ -11,6 +11,7 @@ use crate::host::Host;
 use crate::programs::{self, binaries, project};
 use crate::registry::Registry;
 use crate::snapshot::Snapshot;
+use crate::terminal::Terminal;
 
 /// A host with a store, a state directory and the tools; see the crate's documentation. Dropping it takes everything down.
 pub struct Lab {
@@ -123,12 +124,22 @@ impl Lab {
 
     /// A socket that listens on the lab's loopback, for a server that a test writes itself.
     pub fn listener(&self) -> TcpListener {
-        self.host.in_network(|| TcpListener::bind("127.0.0.1:0").expect("a free port in the lab"))
+        self.host.in_network(None, || TcpListener::bind("127.0.0.1:0").expect("a free port in the lab"))
+    }
+
+    /// Runs `job`, which makes sockets, in a network namespace of the lab that has a name (`ip netns add NAME`).
+    pub fn in_network<T: Send>(&self, name: &str, job: impl FnOnce() -> T + Send) -> T {
+        self.host.in_network(Some(name), job)
+    }
+
+    /// Starts a piece of shell on a terminal of its own, as a person at a keyboard has it.
+    pub fn terminal(&self, script: &str, rows: u16, columns: u16) -> Terminal {
+        Terminal::start(self.program("setsid").args(["--ctty", "--wait", "sh", "-c", script]), rows, columns)
     }
 
     /// Connects to an address from the lab's network.
     pub fn connect(&self, address: SocketAddr) -> std::io::Result<TcpStream> {
-        self.host.in_network(move || TcpStream::connect(address))
+        self.host.in_network(None, move || TcpStream::connect(address))
     }
 
     /// Everything in the lab that a tool might leave behind.

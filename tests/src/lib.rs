@@ -20,9 +20,11 @@ mod lab;
 mod programs;
 mod registry;
 mod snapshot;
+mod terminal;
 
 pub use command::{Output, Run, Running};
 pub use lab::Lab;
 pub use programs::{binaries, project, require};
 pub use registry::Registry;
 pub use snapshot::Snapshot;
+pub use terminal::Terminal;

@@ -93,12 +93,6 @@ impl Registry {
     }
 }
 
-impl Drop for Registry {
-    fn drop(&mut self) {
-        self.process.signal_group(nix::sys::signal::Signal::SIGKILL);
-    }
-}
-
 /// The storage of a registry that has every demo image, made once and then only read. Returns its directory.
 fn populated() -> PathBuf {
     let cache = project().join("target/images");
