@@ -15,6 +15,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::document::{ContainerId, Document};
 use crate::error::{Error, failed};
@@ -103,17 +104,43 @@ fn make(
     }
     state::hand_over_to_stdout(&claim)?;
     write(&document)?;
+    wait_until_read(signals)?;
     undo.disarm();
+    Ok(())
+}
+
+/// Waits until the next stage has taken the whole document. A write to a pipe succeeds as long as a reader is there and
+/// its 64 KiB are not full; a next stage that ends without reading (a wrong flag, say) would take over nothing, and
+/// nobody would undo what was made. Source: pipe(7), Pipe capacity; `FIONREAD` counts what is still unread.
+fn wait_until_read(signals: &HeldSignals) -> Result<(), Error> {
+    let stdout = std::io::stdout();
+    let is_pipe = rustix::fs::fstat(&stdout)
+        .is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Fifo);
+    let unread = || rustix::io::ioctl_fionread(&stdout).unwrap_or(0) > 0;
+    let pause = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
+    while is_pipe && unread() {
+        // Asked for no event, poll still tells that the last reader is gone.
+        let mut reader = [PollFd::new(&stdout, PollFlags::empty())];
+        let gone = poll(&mut reader, Some(&pause)).is_ok_and(|_| reader[0].revents().contains(PollFlags::ERR));
+        if gone && unread() {
+            return Err(not_taken("nobody has read it"));
+        }
+        if let Some(signal) = signals.pending() {
+            return Err(Error::new(format!("interrupted by {signal}")));
+        }
+    }
     Ok(())
 }
 
 /// Writes the document to stdout in one go.
 pub fn write(document: &Document) -> Result<(), Error> {
     let mut stdout = std::io::stdout().lock();
-    stdout.write_all(&document.to_bytes()).and_then(|()| stdout.flush()).map_err(|cause| {
-        Error::new(format!("cannot hand the document on: {cause}"))
-            .likely("the next stage of the pipeline has ended already, and has said why")
-    })
+    stdout.write_all(&document.to_bytes()).and_then(|()| stdout.flush()).map_err(not_taken)
+}
+
+fn not_taken(cause: impl std::fmt::Display) -> Error {
+    Error::new(format!("cannot hand the document on: {cause}"))
+        .likely("the next stage of the pipeline has ended already, and has said why")
 }
 
 /// The document a stage works on, and whether it came from a stage before.
