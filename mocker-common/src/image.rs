@@ -82,7 +82,11 @@ impl Image {
     pub fn lower(&self, store: &Store) -> Result<Vec<PathBuf>, Error> {
         let fixup = self.chain_id().map(|chain_id| store.fixup(&chain_id)).filter(|path| path.is_dir());
         let layers = self.layers.iter().rev().map(|diff_id| store.layer(diff_id));
-        let lower: Vec<PathBuf> = fixup.into_iter().chain(layers).collect();
+        let mut lower: Vec<PathBuf> = fixup.into_iter().chain(layers).collect();
+        // The same layer may come twice (an empty one often does). Below itself it shows nothing that it does not
+        // show above, and overlayfs refuses a directory that it already has (ELOOP).
+        let mut known = std::collections::HashSet::new();
+        lower.retain(|path| known.insert(path.clone()));
         match lower.iter().find(|path| !path.is_dir()) {
             None => Ok(lower),
             Some(missing) => Err(Error::new(format!(
@@ -127,9 +131,7 @@ impl Image {
             passwd::resolve(&user, &read_layered(&lower, "etc/passwd")?, &read_layered(&lower, "etc/group")?)
                 .map_err(|error| error.while_doing(format_args!("image {}", self.entry.reference)))?;
         document.set("/process/user", json!({ "uid": identity.uid, "gid": identity.gid }));
-        if !identity.groups.is_empty() {
-            document.set("/process/user/additionalGids", identity.groups);
-        }
+        document.set("/process/user/additionalGids", identity.all_groups());
 
         document.set("/annotations", self.annotations());
         document.set(

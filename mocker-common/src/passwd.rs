@@ -16,6 +16,14 @@ pub struct Identity {
     pub home: Option<String>,
 }
 
+impl Identity {
+    /// The supplementary groups with the primary one in front, as docker writes them: without it a file that denies its
+    /// group would let this user in (CVE-2022-36109).
+    pub fn all_groups(&self) -> Vec<u32> {
+        std::iter::once(self.gid).chain(self.groups.iter().copied()).collect()
+    }
+}
+
 struct User<'a> {
     name: &'a str,
     uid: u32,

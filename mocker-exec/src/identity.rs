@@ -98,10 +98,7 @@ pub fn assume(process: &Process, sets: &Sets, filter: Option<&seccomp::Program>)
         .because("changing from user 0 to another clears the capabilities; some are to be kept")?;
 
     let user = &process.user;
-    // The primary group belongs in the list: a file that denies its group would otherwise let it in (CVE-2022-36109).
-    let mut groups = vec![user.gid];
-    groups.extend(user.additional_gids.iter().filter(|gid| **gid != user.gid));
-    step(SetGroups(&groups))
+    step(SetGroups(&user.additional_gids))
         .because("the caller's supplementary groups would open the host's files to the container")?;
     step(SetGid(user.gid)).because("before the user: afterwards the right to change groups is gone")?;
     step(SetUid(user.uid))

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use mocker_common::error::{Error, errno_text};
 use mocker_common::explain;
 use mocker_common::step::step;
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 
 use crate::calls::files::MakeDir;
 use crate::calls::mounts::Chdir;
@@ -192,10 +192,7 @@ fn step_aside() -> Result<Option<OwnedFd>, Error> {
 /// Default actions and no signal held back: both survive execve, and Rust starts with SIGPIPE ignored, which would
 /// break `yes | head` in the container (signal(7)).
 fn reset_signals() -> Result<(), Error> {
-    for signal in Signal::iterator() {
-        // SAFETY: a default disposition runs no code of ours. SIGKILL and SIGSTOP refuse; they have none to reset.
-        unsafe { libc::signal(signal as i32, libc::SIG_DFL) };
-    }
+    crate::calls::process::default_dispositions();
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
         .map_err(|errno| Error::new(format!("cannot let signals through: {}", errno_text(errno as i32))))
 }

@@ -62,7 +62,7 @@ fn set_user(document: &mut Document, user: &str) -> Result<(), Error> {
     let identity = passwd::resolve(user, &passwd, &group)?;
     document.set("/process/user/uid", identity.uid);
     document.set("/process/user/gid", identity.gid);
-    document.set("/process/user/additionalGids", identity.groups);
+    document.set("/process/user/additionalGids", identity.all_groups());
     Ok(())
 }
 

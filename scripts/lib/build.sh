@@ -12,7 +12,7 @@ need_build() {
         need rustup=rustup
         rustup default stable
     fi
-    need cc=gcc musl-gcc=musl-tools
+    need cc='gcc libc6-dev' musl-gcc=musl-tools
     target=$(uname -m)-unknown-linux-musl
     if [ ! -d "$(rustc --print target-libdir --target "$target")" ] && ! rustup target add "$target" 2>/dev/null; then
         echo "the musl target is not to be had: building for the host's C library instead" >&2

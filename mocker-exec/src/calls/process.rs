@@ -381,3 +381,14 @@ fn unshare_options(flags: CloneFlags) -> String {
     let names = NAMESPACES.iter().filter(|(flag, _, option)| flags.contains(*flag) && !option.is_empty());
     names.map(|(_, _, option)| *option).collect::<Vec<_>>().join(" ")
 }
+
+/// rt_sigaction(2) with SIG_DFL for every signal, the two that C libraries keep to themselves (32, 33) too: a caller may
+/// have left those ignored. SIGKILL and SIGSTOP refuse; they have nothing to reset.
+pub fn default_dispositions() {
+    // struct sigaction as the kernel knows it: handler, flags, restorer, mask; all zero is SIG_DFL.
+    let default = [0u64; 4];
+    for signal in 1..=64 {
+        // SAFETY: the kernel reads 32 bytes; a default disposition runs no code of ours.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), std::ptr::null::<u64>(), 8) };
+    }
+}
