@@ -89,7 +89,7 @@ impl<R: Read> Members<R> {
     }
 
     /// The next member; what is left of the one before is skipped. None at the end of the archive.
-    pub fn next(&mut self) -> Result<Option<Member>, Error> {
+    pub fn next_member(&mut self) -> Result<Option<Member>, Error> {
         let mut extension = self.global.clone();
         let (mut long_name, mut long_link) = (None, None);
         let mut extended = false;
@@ -619,7 +619,7 @@ mod tests {
         let (key, value, rest) = record(content).unwrap().unwrap();
         assert_eq!((key, value), (&b"a"[..], &b"b\nc\0d\nef"[..]));
         assert_eq!(record(rest).unwrap().unwrap().0, b"x");
-        for bad in [&b"5 a=b\n"[..], b"99 a=b\n", b"0 a=b\n", b"6 ab=\n ", b"7 abcd\n", b" a=b\n", b"6a=bcd\n", b"1 \n"]
+        for bad in [&b"5 a=b\n"[..], b"99 a=b\n", b"0 a=b\n", b"5 ab=\n ", b"7 abcd\n", b" a=b\n", b"6a=bcd\n", b"1 \n"]
         {
             assert!(record(bad).is_err(), "{}", shown(bad));
         }

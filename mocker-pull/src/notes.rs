@@ -23,6 +23,9 @@ pub struct Notes {
     /// Directories that hold whiteouts. Overlayfs hides a whiteout only in a directory that it merges.
     #[serde(default)]
     pub whiteouts: Vec<LayerPath>,
+    /// Some directory of the layer is opaque.
+    #[serde(default)]
+    pub opaque: bool,
     /// `.wh..wh..opq` stood at the top: nothing of the layers below is visible. Overlayfs knows no opaque root.
     #[serde(default)]
     pub opaque_root: bool,

@@ -143,7 +143,7 @@ impl Tree {
         if path.is_empty() {
             return Ok(self.root.as_fd());
         }
-        if !self.open.as_ref().is_some_and(|(open, _)| open == path) {
+        if self.open.as_ref().is_none_or(|(open, _)| open != path) {
             let call = OpenBeneath { root: self.root.as_fd(), path, follow: false };
             let fd = repeated(
                 &TOLD,
@@ -194,11 +194,7 @@ impl Tree {
 
     /// Walks to a directory, following links inside the root, making what is missing. Returns its real path.
     fn walk(&mut self, path: &[u8]) -> Result<Vec<u8>, Error> {
-        let components = |path: &[u8]| -> Vec<Vec<u8>> {
-            let useful = |component: &&[u8]| !component.is_empty() && component != b".";
-            path.split(|byte| *byte == b'/').filter(useful).rev().map(<[u8]>::to_vec).collect()
-        };
-        let mut ahead = components(path); // the next one last
+        let mut ahead = backwards(path);
         let mut real: Vec<u8> = Vec::new();
         let mut links = 0;
         while let Some(component) = ahead.pop() {
@@ -234,7 +230,7 @@ impl Tree {
                         if target.to_bytes().starts_with(b"/") {
                             real.clear();
                         }
-                        ahead.extend(components(target.to_bytes()));
+                        ahead.extend(backwards(target.to_bytes()));
                     }
                     Err(_) => {
                         self.make_implicit(&next, true)?;
@@ -376,6 +372,12 @@ impl Tree {
         self.directories = directories;
         Ok(())
     }
+}
+
+/// The components of a path, the next one to walk last; `..` among them, for links have it.
+pub fn backwards(path: &[u8]) -> Vec<Vec<u8>> {
+    let useful = |component: &&[u8]| !component.is_empty() && component != b".";
+    path.split(|byte| *byte == b'/').filter(useful).rev().map(<[u8]>::to_vec).collect()
 }
 
 pub fn join(parent: &[u8], name: &[u8]) -> Vec<u8> {

@@ -52,7 +52,7 @@ impl Default for Limits {
 pub fn unpack(tar: impl Read, into: &Path, limits: &Limits) -> Result<Notes, Error> {
     let mut members = Members::new(tar, limits.header_bytes);
     let mut layer = Layer { tree: Tree::begin(into, limits)?, limits, bytes: 0, xattrs_left_out: 0 };
-    while let Some(member) = members.next()? {
+    while let Some(member) = members.next_member()? {
         layer.place(&member, &mut members)?;
     }
     members.drain()?;
@@ -422,6 +422,7 @@ impl Layer<'_> {
             implicit: paths(implicit.map(|(path, _)| &path[..]).collect()),
             links: tree.links.iter().map(link).collect(),
             whiteouts: paths(whiteouts),
+            opaque: tree.directories.values().any(|directory| directory.opaque),
             opaque_root: tree.opaque_root,
             xattrs_left_out: self.xattrs_left_out,
         }
@@ -435,7 +436,7 @@ pub const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
 
 /// Which attributes an image may set. Those of overlayfs would steer the mount; labels of SELinux and signatures of
 /// IMA belong to the machine that made them.
-fn is_wanted(name: &[u8], form: Form) -> bool {
+pub fn is_wanted(name: &[u8], form: Form) -> bool {
     let has = |prefix: &[u8]| name.starts_with(prefix);
     match () {
         _ if has(b"trusted.overlay.") || has(b"user.overlay.") => false,
@@ -443,3 +444,8 @@ fn is_wanted(name: &[u8], form: Form) -> bool {
         _ => name == DEFAULT_ACL || (has(b"trusted.") && form == Form::Root),
     }
 }
+
+#[cfg(test)]
+pub mod archive;
+#[cfg(test)]
+mod tests;

@@ -61,6 +61,9 @@ impl Tree {
         static TOLD: AtomicBool = AtomicBool::new(false);
         const WHY: &str = "overlayfs takes a character device 0:0 for \"gone\"; without it the lower layer's file \
                            shows through";
+        if self.links.contains_key(path) {
+            return Ok(()); // the layer's own, though its file is still to come
+        }
         match self.look(path)? {
             // The layer has a directory there: its own files stay, those below it go.
             Found::Directory => self.opaque(path),
