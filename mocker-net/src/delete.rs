@@ -1,0 +1,124 @@
+//! `delete` and `prune`: a network is unmade from its record alone, after a failure, a kill, or a container's end alike.
+//!
+//! Every part may be missing already. What waits in the kernel (rules, interfaces) goes before the lock is taken, as far
+//! as it is the container's own.
+
+use mocker_common::document::ContainerId;
+use mocker_common::error::Error;
+use mocker_common::{stage, state as claims};
+
+use crate::calls::{Netlink, OpenNetlink};
+use crate::state::{Link, Record, State};
+use crate::{TOOL, bridge, forwarding, nat, netns, on_runtime, ports, veth};
+use mocker_common::step::step;
+
+/// `delete ID…`: all are tried; the first failure is told with the others beside it.
+pub fn delete_all(ids: &[ContainerId]) -> Result<(), Error> {
+    let mut failures: Vec<Error> = ids.iter().filter_map(|id| delete(id).err()).collect();
+    if failures.is_empty() {
+        return Ok(());
+    }
+    let mut first = failures.remove(0);
+    first.also.extend(failures.iter().map(ToString::to_string));
+    Err(first)
+}
+
+/// Unmakes a container's network and forgets it. Succeeds if there is none.
+pub fn delete(id: &ContainerId) -> Result<(), Error> {
+    unmake(id)?;
+    let state = State::open();
+    let (dirs, tool) = state.claims();
+    claims::release(dirs, id, tool);
+    Ok(())
+}
+
+/// `prune`: the networks whose owner is gone, and bridges that nobody hangs on.
+pub fn prune() -> Result<(), Error> {
+    stage::prune(TOOL, delete)?;
+    let state = State::open();
+    let unused = |state: &State| -> Vec<String> {
+        state.bridges().into_iter().filter(|bridge| state.users(bridge).is_empty()).collect()
+    };
+    if !unused(&state).is_empty() || state.forwarding().exists() {
+        on_runtime(async {
+            let host = step(OpenNetlink).because("interfaces are deleted by messages to the kernel")?;
+            let _lock = state.lock()?;
+            for name in unused(&state) {
+                unmake_bridge(&state, &host, &name).await?;
+                eprintln!("{TOOL}: removed bridge {name}, which nobody used");
+            }
+            restore_host(&state, &host).await
+        })?;
+    }
+    netns::remove_directory()
+}
+
+/// Unmakes a container's network; its claim stays.
+pub fn unmake(id: &ContainerId) -> Result<(), Error> {
+    let state = State::open();
+    match state.read_record(id.as_str())? {
+        None => Ok(()),
+        Some(record) => on_runtime(unmake_record(&state, &record)),
+    }
+}
+
+async fn unmake_record(state: &State, record: &Record) -> Result<(), Error> {
+    netns::delete(&record.netns)?;
+    if let Some(link) = &record.link {
+        let host = step(OpenNetlink).because("interfaces are deleted by messages to the kernel")?;
+        // Looking without the lock is a guess; it saves the last container a transaction that waits.
+        let alone = is_alone(state, record, link);
+        if !alone {
+            nat::withdraw(link)?;
+        }
+        veth::delete(&host, &record.id, &link.host_interface).await?;
+
+        let lock = state.lock()?;
+        if is_alone(state, record, link) {
+            unmake_bridge_but_state(state, &host, link).await?;
+        } else if alone {
+            nat::withdraw(link)?;
+        }
+        // Only now: an address that is free must have no port leading to it.
+        ports::release(state, &link.ports, &record.id);
+        state.give_back(&state.lease(&link.bridge, link.address), &record.id);
+        if state.users(&link.bridge).is_empty() {
+            state.forget_bridge(&link.bridge);
+        }
+        restore_host(state, &host).await?;
+        drop(lock);
+    }
+    let _lock = state.lock()?;
+    state.remove_record(&record.id);
+    state.tidy();
+    Ok(())
+}
+
+/// Whether nobody else is on the bridge.
+fn is_alone(state: &State, record: &Record, link: &Link) -> bool {
+    state.users(&link.bridge).iter().all(|user| *user == record.id)
+}
+
+async fn unmake_bridge_but_state(state: &State, host: &Netlink, link: &Link) -> Result<(), Error> {
+    if state.subnet_of(&link.bridge).is_none() {
+        return Ok(()); // never made, or gone already
+    }
+    nat::delete(&link.bridge)?;
+    nat::forget(link)?;
+    bridge::delete(state, host, &link.bridge).await
+}
+
+async fn unmake_bridge(state: &State, host: &Netlink, name: &str) -> Result<(), Error> {
+    nat::delete(name)?;
+    bridge::delete(state, host, name).await?;
+    state.forget_bridge(name);
+    Ok(())
+}
+
+/// When the last bridge is gone, the host's settings go back.
+async fn restore_host(state: &State, host: &Netlink) -> Result<(), Error> {
+    match state.bridges().is_empty() {
+        true => forwarding::restore(state, host).await,
+        false => Ok(()),
+    }
+}
