@@ -16,6 +16,7 @@
 
 mod command;
 mod host;
+mod hub;
 mod lab;
 mod programs;
 mod registry;
@@ -23,6 +24,7 @@ mod snapshot;
 mod terminal;
 
 pub use command::{Output, Run, Running};
+pub use hub::Hub;
 pub use lab::Lab;
 pub use programs::{binaries, project, require};
 pub use registry::Registry;

@@ -1,0 +1,79 @@
+//! scripts/mocker: which pipeline a command is.
+
+use tests::Lab;
+
+#[track_caller]
+fn shown(lab: &Lab, command: &str) -> String {
+    lab.sh(&format!("mocker --show {command}")).succeeds().stdout
+}
+
+#[test]
+fn run_is_a_pipeline_of_the_tools() {
+    let lab = Lab::new("show");
+    assert_eq!(
+        shown(&lab, "run -p 8080:80 --memory 256M nginx"),
+        "{ mocker-images get nginx || mocker-pull nginx; } </dev/null |\n    mocker-net -p 8080:80 |\n    \
+         mocker-cgroup --memory 256M |\n    mocker-exec\n"
+    );
+    let interactive = shown(&lab, "run -i busybox cat");
+    assert!(interactive.contains("mocker-exec --document-fd 3 -i -- cat 3<&0 0<&4"), "{interactive}");
+}
+
+#[test]
+fn flags_are_taken_in_all_of_dockers_forms() {
+    let lab = Lab::new("flags");
+    for (one, same) in [
+        ("-it x", "-i -t x"),
+        ("-ti x", "--tty --interactive x"),
+        ("-p8080:80 x", "--publish=8080:80 x"),
+        ("-e A=b x", "--env=A=b x"),
+        ("-eA=b x", "-e=A=b x"),
+        ("-itw/tmp x", "-i -t --workdir /tmp x"),
+        ("-m64M x", "--memory 64M x"),
+        ("--rm x", "--rm=true --init=false x"),
+        ("-- x -p", "x -p"),
+    ] {
+        let sorted = |command: &str| {
+            let text = shown(&lab, &format!("run {command}")).replace("-t -i", "-i -t");
+            assert!(text.contains("mocker-exec"), "{text}");
+            text
+        };
+        assert_eq!(sorted(one), sorted(same), "{one}");
+    }
+}
+
+#[test]
+fn what_is_shown_can_be_pasted() {
+    let lab = Lab::new("paste");
+    for odd in ["a b", "it's", "$HOME `id` \\\"", "", "*", "two\nlines", "-n", "~", "#x", "a;b&c|d<e>f(g)", "é"] {
+        let quoted = format!("'{}'", odd.replace('\'', "'\\''"));
+        let text = shown(&lab, &format!("run -e {quoted} x {quoted}"));
+        // The last stage, given a stand-in that prints its arguments.
+        let stage = text.split("mocker-exec").nth(1).expect("the last stage");
+        let out = lab.sh(&format!("printf '[%s]' {stage}")).succeeds();
+        assert_eq!(out.stdout, format!("[-e][{odd}][--][{odd}]"), "{text}");
+    }
+}
+
+#[test]
+fn what_is_not_understood_is_125_with_a_hint() {
+    let lab = Lab::new("refused");
+    for command in
+        ["run", "run -p", "run --no-such x", "run -d x", "run --pull=sometimes x", "no-such-command", "run --rm=no x"]
+    {
+        lab.sh(&format!("mocker {command}")).fails(125).says("mocker: ");
+    }
+    lab.sh("mocker").fails(125).says("usage");
+    lab.sh("mocker --help").succeeds().prints("usage");
+    lab.sh("mocker --version").succeeds().prints("mocker 0.");
+}
+
+#[test]
+fn the_tools_are_found_beside_the_wrapper_first() {
+    let lab = Lab::new("found");
+    lab.sh("mkdir -p installed && cp $(readlink -f $(command -v mocker)) installed/mocker
+        printf '#!/bin/sh\\necho stand-in 9.9\\n' > installed/mocker-exec && chmod 755 installed/mocker-exec
+        installed/mocker --version")
+        .succeeds()
+        .prints("mocker 9.9");
+}
