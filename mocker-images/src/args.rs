@@ -66,6 +66,9 @@ pub enum Command {
     /// Remove what is left over: half-made things whose maker is gone, blobs and layers that nothing needs, lost mounts
     Prune,
     /// Check images against their digests, and each unpacked layer against its archive; exit 1 if anything is damaged
+    ///
+    /// Every blob is hashed again. Each layer's archive is read again and compared with its directory: names, kinds, modes,
+    /// owners, link targets and contents, and nothing else may be there. Times and extended attributes are not compared.
     Verify {
         /// [default: all]
         #[arg(value_name = "REF")]
