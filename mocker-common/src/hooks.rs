@@ -5,9 +5,11 @@
 
 use std::io::Write;
 use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -66,19 +68,31 @@ impl Hook {
             stdin.write_all(state.to_string().as_bytes()).unwrap_or_default();
         }
 
-        let deadline = self.timeout.map(|seconds| Instant::now() + Duration::from_secs(seconds));
-        let mut pause = Duration::from_micros(200);
-        loop {
-            match child.try_wait().map_err(failed("wait for hook", &self.path))? {
-                Some(status) if status.success() => return Ok(()),
-                Some(status) => return Err(refused(status.to_string())),
-                None if deadline.is_some_and(|deadline| Instant::now() > deadline) => {
-                    child.kill().and_then(|()| child.wait()).map_err(failed("kill hook", &self.path))?;
-                    return Err(refused(format!("it took longer than {} s", self.timeout.unwrap_or(0))));
-                }
-                None => std::thread::sleep(pause),
-            }
-            pause = (pause * 2).min(Duration::from_millis(10));
+        if !wait_for_end(&child, self.timeout.map(Duration::from_secs))? {
+            child.kill().and_then(|()| child.wait()).map_err(failed("kill hook", &self.path))?;
+            return Err(refused(format!("it took longer than {} s", self.timeout.unwrap_or(0))));
+        }
+        match child.wait().map_err(failed("wait for hook", &self.path))? {
+            status if status.success() => Ok(()),
+            status => Err(refused(status.to_string())),
+        }
+    }
+}
+
+/// Waits until a child has ended, at most this long. Whether it has. Source: pidfd_open(2).
+fn wait_for_end(child: &Child, limit: Option<Duration>) -> Result<bool, Error> {
+    let refused = |errno: rustix::io::Errno| failed("wait for hook", child.id())(errno.into());
+    let Some(pid) = Pid::from_raw(child.id() as i32) else { return Ok(true) };
+    let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(refused)?;
+    let deadline = limit.map(|limit| Instant::now() + limit);
+    loop {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let left = left.map(Timespec::try_from).transpose().unwrap_or(None); // centuries are as good as for ever
+        match poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], left.as_ref()) {
+            Ok(0) => return Ok(false),
+            Ok(_) => return Ok(true),
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(errno) => return Err(refused(errno)),
         }
     }
 }

@@ -84,6 +84,9 @@ fn mount_by_descriptor(lower: &[PathBuf], upper: &Path, work: &Path) -> Result<O
         step(Configure { fs, key, value: Path::new(value) })
             .because("upper then holds whole files; by the kernel's default it may hold references that only this stack can read")?;
     }
+    step(SetFlag { fs, key: "volatile" }).because(
+        "the upper layer is removed with its container; without this, its end would wait for the whole disk to be synced",
+    )?;
     if in_user_namespace() {
         step(SetFlag { fs, key: "userxattr" })
             .because("in a user namespace trusted.* attributes are out of reach, so whiteouts are marked in user.*")?;
@@ -141,6 +144,7 @@ fn mount_by_options(lower: &[PathBuf], upper: &Path, work: &Path) -> Result<Owne
         options += ",userxattr";
     }
     let plain = PLAIN.map(|(key, value)| format!(",{key}={value}")).concat();
+    let volatile = format!("{plain},volatile"); // since 5.10
 
     let target = std::path::absolute(work.with_file_name("mounting")).map_err(failed("find", work.display()))?;
     crate::state::ensure_private_dir(&target)?;
@@ -150,10 +154,10 @@ fn mount_by_options(lower: &[PathBuf], upper: &Path, work: &Path) -> Result<Owne
             step(MountOverlay { target: &target, options })
                 .because("this kernel takes an overlay's layers only as one page of options; short names make many fit")
         };
-        match mount(format!("{options}{plain}")) {
-            Err(error) if error.errno == libc::EINVAL => mount(options), // before 4.19 there is nothing to switch off
-            outcome => outcome,
-        }
+        let too_new = |error: &Error| error.errno == libc::EINVAL;
+        mount(format!("{options}{volatile}"))
+            .or_else(|error| if too_new(&error) { mount(format!("{options}{plain}")) } else { Err(error) })
+            .or_else(|error| if too_new(&error) { mount(options.clone()) } else { Err(error) }) // before 4.19
     });
     rustix::process::fchdir(&here).map_err(|errno| failed("return to", "the working directory")(errno.into()))?;
     let detached = mounted.and_then(|()| {
