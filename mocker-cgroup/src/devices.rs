@@ -3,11 +3,14 @@
 //! v1 has a controller for it: lines in devices.deny and devices.allow. v2 asks a BPF program instead. Without either, a
 //! container's root could make a node for the machine's disk (mknod) and read it.
 
+use std::path::Path;
+
 use mocker_common::error::Error;
 use mocker_common::step::step;
 use serde::Deserialize;
 
 use crate::calls::WriteFile;
+use crate::device_program;
 use crate::hierarchy::Group;
 
 /// One of `linux.resources.devices` (runtime-spec config-linux.md, Allowed Device list). Applied in order, the last match
@@ -31,26 +34,31 @@ pub fn confine(group: &Group, rules: &[Rule]) -> Result<bool, Error> {
     for rule in rules {
         rule.check()?;
     }
-    match (rules.is_empty(), group.of("devices")) {
-        (true, _) | (false, None) => Ok(false),
-        (false, Some(directory)) => {
-            for rule in rules {
-                let (file, line) = rule.line();
-                let path = directory.join(file);
-                let write = step(WriteFile { path: &path, value: &line });
-                match rule.allow {
-                    false => write.because("a group starts with its parent's devices, disks included; nothing is allowed from here on but what follows")?,
-                    true => write.because("programs expect these: reading and writing them reaches no disk and no other process")?,
-                }
-            }
-            Ok(true)
+    match (rules.is_empty(), group.of("devices"), group.unified()) {
+        (true, _, _) => Ok(false),
+        (false, Some(directory), _) => list(&directory, rules).map(|()| true),
+        (false, None, Some(directory)) => device_program::attach(&directory, rules),
+        (false, None, None) => Ok(false),
+    }
+}
+
+/// v1: first nothing is allowed, then what the rules name; there is no moment in which all is.
+fn list(directory: &Path, rules: &[Rule]) -> Result<(), Error> {
+    for rule in rules {
+        let (file, line) = rule.line();
+        let path = directory.join(file);
+        let write = step(WriteFile { path: &path, value: &line });
+        match rule.allow {
+            false => write.because("a group starts with its parent's devices, disks included; nothing is allowed from here on but what follows")?,
+            true => write.because("programs expect these: reading and writing them reaches no disk and no other process")?,
         }
     }
+    Ok(())
 }
 
 impl Rule {
     fn check(&self) -> Result<(), Error> {
-        let kind = self.kind.as_deref().unwrap_or("a");
+        let kind = self.kind();
         let access = self.access();
         if !matches!(kind, "a" | "b" | "c") || access.is_empty() || !access.chars().all(|c| "rwm".contains(c)) {
             return Err(Error::new(format!("cannot use the device rule type '{kind}', access '{access}'"))
@@ -59,7 +67,20 @@ impl Rule {
         Ok(())
     }
 
-    fn access(&self) -> &str {
+    pub fn kind(&self) -> &str {
+        self.kind.as_deref().unwrap_or("a")
+    }
+
+    /// None: any.
+    pub fn major(&self) -> Option<i64> {
+        self.major.filter(|number| *number >= 0)
+    }
+
+    pub fn minor(&self) -> Option<i64> {
+        self.minor.filter(|number| *number >= 0)
+    }
+
+    pub fn access(&self) -> &str {
         self.access.as_deref().filter(|access| !access.is_empty()).unwrap_or("rwm")
     }
 

@@ -7,6 +7,7 @@
 mod args;
 mod calls;
 mod cpu;
+mod device_program;
 mod devices;
 mod hierarchy;
 mod life;
