@@ -117,6 +117,12 @@ impl Store {
         Lock::exclusive(&self.root.join("locks").join(name))
     }
 
+    /// The same lock if it is free, None if somebody else holds it.
+    pub fn try_lock(&self, name: &str) -> Result<Option<Lock>, Error> {
+        ensure_private_dir(&self.root.join("locks"))?;
+        Lock::try_exclusive(&self.root.join("locks").join(name))
+    }
+
     /// While this is held nothing that is in the store is removed. Whoever adds blobs and layers holds it until the image
     /// that needs them is listed; before that, nothing but this lock tells them from leftovers.
     pub fn hold_contents(&self) -> Result<Lock, Error> {
