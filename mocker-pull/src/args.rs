@@ -1,0 +1,58 @@
+//! The command line. Help comes from here alone.
+
+use std::time::Duration;
+
+use clap::Parser;
+use mocker_common::reference::Reference;
+use mocker_common::stage::ExplainArgs;
+use mocker_pull::platform::Platform;
+
+/// Fetches images from a registry into the store, and prints the document that runs one
+///
+/// Every part is checked against its digest and appears in the store complete or not at all; a part that is there is not
+/// fetched again. What is printed is an OCI runtime configuration, for the next tool of a pipeline. On a terminal it is
+/// left out: nobody reads it.
+#[derive(Parser, Debug)]
+#[command(name = "mocker-pull", version, after_help = EXAMPLES)]
+pub struct Args {
+    /// nginx, nginx:1.27, quay.io/org/app:v2, localhost:5000/a/b@sha256:…
+    #[arg(value_name = "REF", required = true)]
+    pub references: Vec<Reference>,
+    /// The image for another platform than this machine's: linux/arm64, linux/arm/v7
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    pub platform: Option<Platform>,
+    /// Tell nothing on stderr but errors
+    #[arg(long, short)]
+    pub quiet: bool,
+    /// Print the document on a terminal, too
+    #[arg(long)]
+    pub document: bool,
+    /// How long a registry may be silent, in seconds
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
+    pub timeout: Duration,
+    #[command(flatten)]
+    pub explain: ExplainArgs,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    match text.trim_end_matches('s').parse::<u64>() {
+        Ok(seconds @ 1..=86_400) => Ok(Duration::from_secs(seconds)),
+        _ => Err("1 to 86400 seconds".into()),
+    }
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  mocker-pull nginx                                              fetch it, show how it goes
+  { mocker-images get nginx || mocker-pull nginx; } | mocker-exec   run it, pulling it if need be
+  mocker-pull --platform linux/arm64 debian | jq .annotations
+  mocker-pull nginx redis | jq -r .mocker.image.manifest         several: one document a line, in this order
+  mocker-pull --explain busybox > /dev/null                      see each step of the protocol
+
+Credentials are read where docker login and podman login keep them: $REGISTRY_AUTH_FILE, else $DOCKER_CONFIG/config.json,
+else ~/.docker/config.json, then $XDG_RUNTIME_DIR/containers/auth.json. Credential helpers are not run.
+Registries are spoken to by TLS, those of the loopback (127.0.0.0/8, ::1, localhost) by plain HTTP.
+Variables: HTTPS_PROXY, NO_PROXY; SSL_CERT_FILE, SSL_CERT_DIR (certificates to trust in place of the system's).
+
+Exit status: 0 done, 1 failed, 2 a command line that makes no sense.
+Images are kept in $MOCKER_ROOT, else /var/lib/mocker for root, else $XDG_DATA_HOME/mocker.";

@@ -1,0 +1,194 @@
+//! One image, from a registry's name for it to an entry in the store's index.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use mocker_common::digest::DiffId;
+use mocker_common::error::Error;
+use mocker_common::image::{Config, Image};
+use mocker_common::reference::Reference;
+use mocker_common::state::write_atomically;
+use mocker_common::store::{INDEX_DIGEST, STORED_AT, Store};
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+use crate::clock::rfc3339;
+use crate::layer::{self, Work};
+use crate::manifest::{Descriptor, Kind, Layer, Manifest, kind};
+use crate::platform::{Platform, choose, offered};
+use crate::progress::Progress;
+use crate::registry::transport::Transport;
+use crate::registry::{Document, Repository};
+use crate::{fixup, publish};
+
+/// The largest config that is read into memory.
+const CONFIG_LIMIT: u64 = 8 << 20;
+/// Indexes within indexes are legal; more than this is a circle or a joke.
+const NESTED: usize = 4;
+
+/// Pulls an image. Afterwards it and all its parts are in the store, or the store's index is as before.
+pub async fn pull(
+    store: &Store,
+    transport: &Arc<Transport>,
+    progress: &Arc<Progress>,
+    reference: &Reference,
+    wanted: &Platform,
+) -> Result<Image, Error> {
+    let name = familiar(reference);
+    progress.say(&format!("{name}: pulling from {}", reference.registry));
+    let repository = Repository::new(&reference.registry, &reference.repository, transport.clone(), progress.clone())?;
+
+    let (document, index) = resolve(&repository, reference, wanted).await?;
+    let manifest = Manifest::read(&document.json).map_err(|error| error.while_doing(&name))?;
+    let config = fetch_config(store, &repository, &manifest.config).await?;
+    let platform = check_platform(&name, &config, wanted)?;
+    let layers = manifest.layers_of(&config).map_err(|error| error.while_doing(&name))?;
+
+    let work = Arc::new(Work::new(store.clone(), repository, progress.clone()));
+    fetch_layers(&work, &layers).await?;
+    let diff_ids: Vec<DiffId> = layers.into_iter().map(|layer| layer.diff_id).collect();
+    fixup::build(store, &diff_ids)?;
+
+    // Everything is there. The index comes last: from then on the image can be found.
+    write_atomically(&store.blob(&document.digest), 0o644, &document.bytes)?;
+    for directory in ["image/blobs/sha256", "layers/sha256", "fixups/sha256"] {
+        publish::to_disk_by_name(&store.root().join(directory))?;
+    }
+    let mut descriptor = json!({
+        "mediaType": manifest.media_type,
+        "digest": document.digest.to_string(),
+        "size": document.bytes.len(),
+        "platform": platform,
+        "annotations": { STORED_AT: rfc3339(SystemTime::now()) },
+    });
+    if let Some(index) = index {
+        descriptor["annotations"][INDEX_DIGEST] = index.into();
+    }
+    let known = store
+        .entries()?
+        .iter()
+        .any(|entry| entry.reference == reference.to_string() && entry.manifest == document.digest);
+    store.list_image(reference, descriptor)?;
+    progress.say(&format!("{name}: {} {}", if known { "unchanged" } else { "stored" }, document.digest));
+
+    let listed = store.entries()?.into_iter().find(|entry| entry.reference == reference.to_string());
+    let entry = listed.ok_or_else(|| Error::new(format!("cannot find {name}: it was removed while it was pulled")))?;
+    Image::read(store, entry)
+}
+
+/// `nginx`, `nginx:1.27`: as a person would type it.
+fn familiar(reference: &Reference) -> String {
+    let tag = reference.tag.as_ref().filter(|tag| *tag != "latest").map(|tag| format!(":{tag}")).unwrap_or_default();
+    let digest = reference.digest.as_ref().map(|digest| format!("@{digest}")).unwrap_or_default();
+    format!("{}{tag}{digest}", reference.familiar_name())
+}
+
+/// Asks for the manifest, and through an index for that of the wanted platform. Also returns the index's digest.
+async fn resolve(
+    repository: &Repository,
+    reference: &Reference,
+    wanted: &Platform,
+) -> Result<(Document, Option<String>), Error> {
+    const WHY: &str =
+        "a tag is only a name that may point elsewhere tomorrow; the manifest behind it lists the parts by digest";
+    const PICKED: &str = "the index names an image for each platform; this is the digest of the one that runs here";
+    let name = familiar(reference);
+    let mut document = repository.manifest(&reference.selector(), WHY).await?;
+    let mut index = None;
+    for _ in 0..NESTED {
+        let what = kind(document.content_type.as_deref(), &document.json);
+        if what.map_err(|error| error.while_doing(&name))? == Kind::Image {
+            return Ok((document, index));
+        }
+        let descriptors = document.json["manifests"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let picked = choose(descriptors, wanted).ok_or_else(|| other_platform(&name, wanted, &offered(descriptors)))?;
+        let picked = Descriptor::read(picked).map_err(|error| error.while_doing(&name))?;
+        index.get_or_insert(document.digest.to_string());
+        document = repository.manifest(&picked.digest.to_string(), PICKED).await?;
+    }
+    Err(Error::new(format!("cannot pull {name}: more than {NESTED} indexes point to each other"))
+        .likely("a broken or hostile image"))
+}
+
+async fn fetch_config(store: &Store, repository: &Repository, descriptor: &Descriptor) -> Result<Config, Error> {
+    const WHY: &str = "the config says what to run, and by their diff_ids what the layers hold once unpacked";
+    let path = store.blob(&descriptor.digest);
+    let here = std::fs::read(&path).ok().filter(|bytes| {
+        mocker_common::digest::Digest::from_bytes(&mocker_common::digest::sha256(bytes)) == descriptor.digest
+    });
+    let bytes = match here {
+        Some(bytes) => bytes,
+        None => {
+            let bytes = repository.small_blob(descriptor, CONFIG_LIMIT, WHY).await?;
+            write_atomically(&path, 0o644, &bytes)?;
+            bytes
+        }
+    };
+    serde_json::from_slice(&bytes).map_err(|cause| {
+        Error::new(format!("cannot read the image's config {}: {cause}", descriptor.digest.short()))
+            .likely("a broken tool has made the image")
+    })
+}
+
+/// A manifest without an index says nothing about platforms; its config does, in words before execve does in an errno.
+fn check_platform(name: &str, config: &Config, wanted: &Platform) -> Result<Value, Error> {
+    let own = Platform::of_json(&json!({ "os": config.os, "architecture": config.architecture }));
+    match own {
+        Some(own) if wanted.has_architecture_of(&own) => Ok(json!({ "os": own.os, "architecture": own.architecture })),
+        Some(own) => Err(other_platform(name, wanted, &own.to_string())),
+        None => Ok(json!({ "os": wanted.os, "architecture": wanted.architecture })),
+    }
+}
+
+fn other_platform(name: &str, wanted: &Platform, there: &str) -> Error {
+    let first = there.split(", ").next().unwrap_or_default();
+    let error = Error::new(format!("cannot pull {name}: there is none for {wanted}"))
+        .said(format!("there is one for {there}"))
+        .why("a program for another processor does not start here (exec format error)");
+    match first {
+        "none" => error,
+        _ => error.hint(format!(
+            "mocker-pull --platform {first} {name} gets it all the same, for binfmt_misc or another machine"
+        )),
+    }
+}
+
+/// Fetches the layers, several at once, the largest first: whoever is last should not have the longest way.
+async fn fetch_layers(work: &Arc<Work>, layers: &[Layer]) -> Result<(), Error> {
+    let mut order: Vec<&Layer> = Vec::new();
+    for layer in layers {
+        if !order.iter().any(|other| other.diff_id == layer.diff_id && other.blob.digest == layer.blob.digest) {
+            order.push(layer);
+        }
+    }
+    order.sort_by_key(|layer| std::cmp::Reverse(layer.blob.size));
+    let mut fetching = JoinSet::new();
+    for layer in order {
+        let (work, layer) = (work.clone(), layer.clone());
+        fetching.spawn_local(async move { layer::fetch(&work, &layer).await });
+    }
+    while let Some(outcome) = fetching.join_next().await {
+        // The first failure ends all: dropping the set drops the downloads, and their threads end for want of bytes.
+        outcome.unwrap_or_else(|cause| Err(Error::new(format!("cannot go on: {cause}"))))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_for_another_platform_is_refused_in_words() {
+        let wanted: Platform = "linux/amd64/v3".parse().unwrap();
+        let config = |os: &str, architecture: &str| Config {
+            os: os.into(),
+            architecture: architecture.into(),
+            ..Config::default()
+        };
+        assert_eq!(check_platform("x", &config("linux", "amd64"), &wanted).unwrap()["architecture"], "amd64");
+        assert!(check_platform("x", &config("", ""), &wanted).is_ok());
+        let error = check_platform("x", &config("linux", "arm64"), &wanted).unwrap_err().to_string();
+        assert!(error.contains("linux/arm64") && error.contains("--platform linux/arm64"), "{error}");
+    }
+}

@@ -1,0 +1,287 @@
+//! Proving who we are: nothing, a password, or a token that a third party gives for one.
+//!
+//! A registry that wants to know answers 401 and says by what scheme. *Basic*: the password itself. *Bearer*: a token,
+//! from the address it names (`realm`), for what we want to do (`scope`); strangers get one too, for public images.
+//! Source: distribution, Token Authentication Specification and its OAuth2 supplement.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mocker_common::error::Error;
+use mocker_common::explain;
+use reqwest::Url;
+use serde_json::Value;
+use tokio::sync::Mutex;
+
+use super::challenge::Challenge;
+use super::credentials::{self, Credentials, Found, Secret};
+use super::failure::{Advice, Failure, Kind};
+use super::request::{Authorization, Part, Request};
+use super::transport::Transport;
+use super::{endpoint, persist, read_limited};
+use crate::progress::Progress;
+
+/// The largest answer to a request for a token.
+const TOKEN_LIMIT: usize = 1 << 20;
+
+/// What is known about one registry's way of asking.
+pub struct Auth {
+    registry: String,
+    base: Url,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// how it asked last time
+    scheme: Option<Scheme>,
+    basic: Option<Arc<Authorization>>,
+    /// by scope
+    tokens: HashMap<String, Token>,
+}
+
+#[derive(Clone)]
+enum Scheme {
+    Basic,
+    Bearer { realm: Url, service: Option<String> },
+}
+
+struct Token {
+    authorization: Arc<Authorization>,
+    until: Instant,
+}
+
+impl Auth {
+    pub fn new(registry: &str, base: &Url) -> Self {
+        Auth { registry: registry.into(), base: base.clone(), state: Mutex::new(State::default()) }
+    }
+
+    /// What to send along with a request: nothing as long as the registry has not asked.
+    pub async fn current(
+        &self,
+        transport: &Transport,
+        progress: &Progress,
+        repository: &str,
+    ) -> Result<Option<Arc<Authorization>>, Error> {
+        let mut state = self.state.lock().await;
+        match state.scheme.clone() {
+            None => Ok(None),
+            Some(Scheme::Basic) => Ok(state.basic.clone()),
+            Some(Scheme::Bearer { realm, service }) => {
+                let scope = pull_scope(repository);
+                if let Some(token) = state.tokens.get(&scope)
+                    && Instant::now() < token.until
+                {
+                    return Ok(Some(token.authorization.clone()));
+                }
+                let token = self.fetch(transport, progress, repository, &realm, service.as_deref(), &scope).await?;
+                let authorization = token.authorization.clone();
+                state.tokens.insert(scope, token);
+                Ok(Some(authorization))
+            }
+        }
+    }
+
+    /// Answers a 401. `used` is what the refused request had with it. None if there is nothing better to send.
+    pub async fn answer(
+        &self,
+        transport: &Transport,
+        progress: &Progress,
+        repository: &str,
+        challenges: &[Challenge],
+        used: Option<&Arc<Authorization>>,
+    ) -> Result<Option<Arc<Authorization>>, Error> {
+        let mut state = self.state.lock().await;
+        let scope = pull_scope(repository);
+
+        // Another layer's request may have been refused as well, and have fetched a new token while we waited.
+        let newer = |known: &Arc<Authorization>| used.is_none_or(|used| !Arc::ptr_eq(known, used));
+        if let Some(token) = state.tokens.get(&scope)
+            && newer(&token.authorization)
+        {
+            return Ok(Some(token.authorization.clone()));
+        }
+
+        let find = |scheme: &str| challenges.iter().find(|challenge| challenge.scheme == scheme);
+        if let Some(bearer) = find("bearer").filter(|challenge| challenge.get("realm").is_some()) {
+            let realm = self.realm(bearer.get("realm").unwrap_or_default())?;
+            let service = bearer.get("service").map(str::to_string);
+            // Our own scope is enough, except where the registry says that it is not.
+            let asked = bearer.get("scope").filter(|_| bearer.get("error") == Some("insufficient_scope"));
+            let wanted = asked.unwrap_or(&scope);
+            let token = self.fetch(transport, progress, repository, &realm, service.as_deref(), wanted).await?;
+            let authorization = token.authorization.clone();
+            state.scheme = Some(Scheme::Bearer { realm, service });
+            state.tokens.insert(scope, token);
+            return Ok(Some(authorization));
+        }
+        if find("basic").is_some() && used.is_none() {
+            if state.basic.is_none() {
+                let found = credentials::look_up(&self.registry, repository)?;
+                state.basic = found.credentials.map(|known| Arc::new(Authorization::Basic(known.basic())));
+            }
+            state.scheme = Some(Scheme::Basic);
+            return Ok(state.basic.clone());
+        }
+        Ok(None)
+    }
+
+    /// The address of the token server. It will be sent the password, so it must be the one that *this* registry named,
+    /// and nobody may listen on the way there.
+    fn realm(&self, text: &str) -> Result<Url, Error> {
+        let refused = |cause: String| {
+            Error::new(format!("cannot log in to {}: {cause}", self.registry))
+                .why("the token server is sent the password; anybody on the way could read it")
+        };
+        let realm =
+            Url::parse(text).map_err(|cause| refused(format!("its token server '{text}' is no URL: {cause}")))?;
+        let downgrade = self.base.scheme() == "https" && realm.scheme() != "https";
+        match endpoint::is_safe(&realm) && !downgrade {
+            true => Ok(realm),
+            false => Err(refused(format!("its token server {} is without TLS", endpoint::without_query(&realm)))),
+        }
+    }
+
+    async fn fetch(
+        &self,
+        transport: &Transport,
+        progress: &Progress,
+        repository: &str,
+        realm: &Url,
+        service: Option<&str>,
+        scope: &str,
+    ) -> Result<Token, Error> {
+        const WHY: &str = "the registry answers only who brings a token for this repository; its token server gives one, \
+                           for public images to strangers too";
+        let found = credentials::look_up(&self.registry, repository)?;
+        let advice = self.advice(repository, &found);
+        let known = found.credentials;
+        let request = token_request(&self.registry, realm, service, scope, known.as_ref());
+        let basic = known.filter(|known| known.identity.is_none()).map(|known| Authorization::Basic(known.basic()));
+        let call = request.with(basic.as_ref());
+
+        let outcome = persist(progress, &self.registry, async || {
+            explain::tell(&call, WHY);
+            let response = transport.send(&request, basic.as_ref()).await?;
+            if !response.status().is_success() {
+                return Err(Failure::of_answer(response).await);
+            }
+            let body = read_limited(response, TOKEN_LIMIT).await?;
+            read_token(&body).ok_or_else(|| Failure::new(Kind::Broken, "the answer has no token"))
+        });
+        let (token, lifetime) = outcome.await.map_err(|failure| failure.into_error(&call, WHY, &advice))?;
+        // A little early: the token has to be good when it arrives, too.
+        let until = Instant::now() + lifetime.saturating_sub(Duration::from_secs(5));
+        Ok(Token { authorization: Arc::new(Authorization::Bearer(Secret(format!("Bearer {token}")))), until })
+    }
+
+    /// What the credential files have to do with a refusal, for its error.
+    pub fn advice(&self, repository: &str, found: &Found) -> Advice {
+        let files = found.files.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
+        let credentials = match (&found.credentials, &found.helper) {
+            (Some(known), _) if known.user.is_empty() => format!("an identity token from {files} was used"),
+            (Some(known), _) => format!("the password of {} from {files} was used", known.user),
+            (None, Some(helper)) => format!("{files} leaves passwords to {helper}, which mocker-pull does not run"),
+            (None, None) if files.is_empty() => String::new(),
+            (None, None) => format!("{files} has no password for it"),
+        };
+        Advice { registry: self.registry.clone(), repository: repository.into(), credentials }
+    }
+}
+
+fn pull_scope(repository: &str) -> String {
+    format!("repository:{repository}:pull")
+}
+
+/// A refresh token is traded by POST; in all other cases the request is a GET, with the password if there is one.
+fn token_request(
+    registry: &str,
+    realm: &Url,
+    service: Option<&str>,
+    scope: &str,
+    known: Option<&Credentials>,
+) -> Request {
+    let mut url = realm.clone();
+    let aim = format!("get a token for {registry} from {}", realm.host_str().unwrap_or_default());
+    let mut query = vec![("scope", scope)];
+    query.extend(service.map(|service| ("service", service)));
+    match known.and_then(|known| known.identity.as_ref()) {
+        None => {
+            query.extend(known.map(|known| ("account", known.user.as_str())));
+            url.query_pairs_mut().extend_pairs(query);
+            Request::new(Part::Token, url, aim)
+        }
+        Some(identity) => {
+            query.extend([("grant_type", "refresh_token"), ("refresh_token", &identity.0), ("client_id", "mocker")]);
+            let mut form = realm.clone();
+            form.set_query(None);
+            form.query_pairs_mut().extend_pairs(query);
+            let form = Some(Secret(form.query().unwrap_or_default().into()));
+            Request { form, ..Request::new(Part::Token, url, aim) }
+        }
+    }
+}
+
+/// The token and how long it is good. The field has two names; without a time it is a minute, and never less.
+fn read_token(body: &[u8]) -> Option<(String, Duration)> {
+    let answer: Value = serde_json::from_slice(body).ok()?;
+    let text = |key: &str| answer[key].as_str().filter(|token| !token.is_empty());
+    let token = text("token").or_else(|| text("access_token"))?;
+    let seconds = answer["expires_in"].as_u64().unwrap_or(60).clamp(60, 86_400);
+    Some((token.into(), Duration::from_secs(seconds)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_has_two_names_and_lives_a_minute_at_least() {
+        let cases = [
+            (r#"{"token":"a"}"#, Some(("a", 60))),
+            (r#"{"access_token":"b","expires_in":300,"issued_at":"2001-01-01T00:00:00Z"}"#, Some(("b", 300))),
+            (r#"{"token":"","access_token":"c","expires_in":5}"#, Some(("c", 60))),
+            (r#"{"token":"d","expires_in":99999999999}"#, Some(("d", 86_400))),
+            (r#"{"token":1}"#, None),
+            ("{}", None),
+            ("<html>", None),
+        ];
+        for (body, expected) in cases {
+            let expected = expected.map(|(token, seconds)| (token.to_string(), Duration::from_secs(seconds)));
+            assert_eq!(read_token(body.as_bytes()), expected, "{body}");
+        }
+    }
+
+    #[test]
+    fn only_a_realm_behind_tls_is_trusted_with_a_password() {
+        let cases = [
+            ("quay.io", "https://auth.quay.io/token", true),
+            ("quay.io", "http://auth.quay.io/token", false),
+            ("quay.io", "http://127.0.0.1/token", false),
+            ("quay.io", "/token", false),
+            ("quay.io", "ftp://auth.quay.io/", false),
+            ("localhost:5000", "http://localhost:5001/token", true),
+            ("localhost:5000", "https://auth.quay.io/token", true),
+            ("localhost:5000", "http://auth.quay.io/token", false),
+        ];
+        for (registry, realm, accepted) in cases {
+            let auth = Auth::new(registry, &endpoint::of(registry).unwrap());
+            assert_eq!(auth.realm(realm).is_ok(), accepted, "{registry} {realm}");
+        }
+    }
+
+    #[test]
+    fn a_refresh_token_travels_in_the_body_alone() {
+        let realm = Url::parse("https://a.b/token?x=1").unwrap();
+        let plain = token_request("r", &realm, Some("s t"), "repository:a/b:pull", None);
+        assert_eq!(plain.url.as_str(), "https://a.b/token?x=1&scope=repository%3Aa%2Fb%3Apull&service=s+t");
+        let known =
+            Credentials { user: "u".into(), password: Secret("p".into()), identity: Some(Secret("i&d".into())) };
+        let traded = token_request("r", &realm, None, "s", Some(&known));
+        assert_eq!(traded.url, realm);
+        let form = "scope=s&grant_type=refresh_token&refresh_token=i%26d&client_id=mocker";
+        assert_eq!(traded.form, Some(Secret(form.into())));
+        assert!(!format!("{}", traded.with(None)).contains("i%26d"));
+    }
+}

@@ -1,0 +1,198 @@
+//! A registry's side of a pull: manifests and blobs, by the OCI distribution specification over HTTP.
+
+pub mod auth;
+pub mod challenge;
+pub mod credentials;
+pub mod download;
+pub mod endpoint;
+pub mod failure;
+pub mod request;
+pub mod retry;
+pub mod transport;
+
+use std::sync::Arc;
+
+use mocker_common::digest::{Digest, sha256};
+use mocker_common::error::Error;
+use mocker_common::explain;
+use reqwest::header::{CONTENT_TYPE, WWW_AUTHENTICATE};
+use reqwest::{Response, StatusCode, Url};
+use serde_json::Value;
+
+use self::auth::Auth;
+use self::failure::{Advice, Failure, Kind};
+use self::request::{Authorization, Part, Request};
+use self::retry::{Attempts, random};
+use self::transport::Transport;
+use crate::progress::Progress;
+
+/// The largest manifest that is read (distribution-spec: a registry may refuse larger ones).
+const MANIFEST_LIMIT: usize = 4 << 20;
+
+/// One repository of a registry.
+pub struct Repository {
+    /// `docker.io`
+    registry: String,
+    /// `library/nginx`
+    name: String,
+    base: Url,
+    transport: Arc<Transport>,
+    auth: Auth,
+    progress: Arc<Progress>,
+}
+
+/// A document as it was received.
+pub struct Document {
+    /// of the bytes as received, not of what they say
+    pub digest: Digest,
+    pub bytes: Vec<u8>,
+    pub content_type: Option<String>,
+    pub json: Value,
+}
+
+impl Repository {
+    pub fn new(registry: &str, name: &str, transport: Arc<Transport>, progress: Arc<Progress>) -> Result<Self, Error> {
+        let base = endpoint::of(registry)?;
+        let auth = Auth::new(registry, &base);
+        Ok(Repository { registry: registry.into(), name: name.into(), base, transport, auth, progress })
+    }
+
+    /// Gets the manifest or index of a tag or a digest. By digest, it is checked to be the one asked for.
+    pub async fn manifest(&self, selector: &str, why: &'static str) -> Result<Document, Error> {
+        let mark = if selector.contains(':') { '@' } else { ':' };
+        let aim = format!("get the manifest of {}/{}{mark}{selector}", self.registry, self.name);
+        let request = Request::new(Part::Manifest, self.url("manifests", selector)?, aim);
+        let outcome = persist(&self.progress, &self.registry, async || {
+            let response = self.ask(&request, why).await?;
+            let header =
+                |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_string);
+            let (content_type, claimed) = (header(CONTENT_TYPE.as_str()), header("docker-content-digest"));
+            Ok((content_type, claimed, read_limited(response, MANIFEST_LIMIT).await?))
+        });
+        let (content_type, claimed, bytes) = outcome.await.map_err(|failure| self.explain(failure, &request, why))?;
+
+        let digest = Digest::from_bytes(&sha256(&bytes));
+        let asked = selector.contains(':').then_some(selector);
+        for expected in asked.into_iter().chain(claimed.as_deref().filter(|claimed| claimed.starts_with("sha256:"))) {
+            if expected != digest.to_string() {
+                return Err(Error::new(format!(
+                    "cannot use {}: the digest is wrong",
+                    request.aim.replacen("get ", "", 1)
+                ))
+                .said(format!("expected {}", crate::manifest::printable(expected)))
+                .said(format!("received {digest}"))
+                .why("a digest is the only proof that this is what was pushed")
+                .likely("a broken or hostile registry, or a proxy that changes what passes through it"));
+            }
+        }
+        let json = serde_json::from_slice(&bytes).map_err(|cause| {
+            Error::new(format!("cannot read {}: {cause}", request.aim.replacen("get ", "", 1)))
+                .likely("what answers there is no registry")
+                .hint(format!("curl -v {}v2/", self.base))
+        })?;
+        Ok(Document { digest, bytes, content_type, json })
+    }
+
+    /// The request for a blob, from a byte on.
+    fn blob(&self, digest: &Digest, offset: u64) -> Result<Request, Error> {
+        let aim = format!("get blob {} of {}/{}", digest.short(), self.registry, self.name);
+        Ok(Request { offset, ..Request::new(Part::Blob, self.url("blobs", &digest.to_string())?, aim) })
+    }
+
+    fn url(&self, what: &str, which: &str) -> Result<Url, Error> {
+        let path = format!("v2/{}/{what}/{which}", self.name);
+        self.base.join(&path).map_err(|cause| Error::new(format!("cannot make a URL of {path}: {cause}")))
+    }
+
+    /// Sends a request once, with what the registry wants to see. A 401 is answered once: at first because nothing was
+    /// sent along, later because a token lives only minutes.
+    async fn ask(&self, request: &Request, why: &'static str) -> Result<Response, Failure> {
+        let used = self.auth.current(&self.transport, &self.progress, &self.name).await?;
+        let response = self.send(request, used.as_deref(), why).await?;
+        if response.status() != StatusCode::UNAUTHORIZED {
+            return judge(response).await;
+        }
+        let headers = response.headers().get_all(WWW_AUTHENTICATE);
+        let challenges: Vec<_> =
+            headers.iter().filter_map(|value| value.to_str().ok()).flat_map(challenge::parse).collect();
+        let answer = self.auth.answer(&self.transport, &self.progress, &self.name, &challenges, used.as_ref()).await?;
+        match answer {
+            Some(authorization) => judge(self.send(request, Some(&authorization), why).await?).await,
+            None => Err(Failure::of_answer(response).await),
+        }
+    }
+
+    async fn send(
+        &self,
+        request: &Request,
+        authorization: Option<&Authorization>,
+        why: &'static str,
+    ) -> Result<Response, Failure> {
+        explain::tell(&request.with(authorization), why);
+        self.transport.send(request, authorization).await
+    }
+
+    /// Makes the error of a failure.
+    fn explain(&self, failure: Failure, request: &Request, why: &str) -> Error {
+        let denied = matches!(failure.kind, Kind::Status(401 | 403));
+        let advice = match denied.then(|| credentials::look_up(&self.registry, &self.name)) {
+            Some(Ok(found)) => self.auth.advice(&self.name, &found),
+            _ => Advice { registry: self.registry.clone(), repository: self.name.clone(), credentials: String::new() },
+        };
+        failure.into_error(&request.with(None), why, &advice)
+    }
+}
+
+async fn judge(response: Response) -> Result<Response, Failure> {
+    match response.status() {
+        StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(response),
+        _ => Err(Failure::of_answer(response).await),
+    }
+}
+
+/// Repeats an attempt as long as its failures are of the passing kind.
+async fn persist<T>(
+    progress: &Progress,
+    registry: &str,
+    mut attempt: impl AsyncFnMut() -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let mut attempts = Attempts::default();
+    loop {
+        match attempt().await {
+            Ok(done) => return Ok(done),
+            Err(failure) => pause(progress, registry, &mut attempts, failure).await?,
+        }
+    }
+}
+
+/// Waits before the next attempt, or gives the failure back.
+async fn pause(
+    progress: &Progress,
+    registry: &str,
+    attempts: &mut Attempts,
+    mut failure: Failure,
+) -> Result<(), Failure> {
+    let wait = failure.is_passing().then(|| attempts.wait(failure.retry_after, random())).flatten();
+    let Some(wait) = wait else {
+        if attempts.failed() > 1 {
+            failure.words += &format!(" (tried {} times)", attempts.failed());
+        }
+        return Err(failure);
+    };
+    progress.say(&format!("{registry}: {}; asking again in {:.1} s", failure.words, wait.as_secs_f64()));
+    tokio::time::sleep(wait).await;
+    Ok(())
+}
+
+/// Reads a small body; one beyond the limit is a failure, and is not read further.
+async fn read_limited(mut response: Response, limit: usize) -> Result<Vec<u8>, Failure> {
+    let mut body = Vec::new();
+    loop {
+        match response.chunk().await {
+            Ok(Some(chunk)) if body.len() + chunk.len() <= limit => body.extend_from_slice(&chunk),
+            Ok(Some(_)) => return Err(Failure::new(Kind::Broken, format!("the answer is larger than {limit} bytes"))),
+            Ok(None) => return Ok(body),
+            Err(error) => return Err(Failure::of_client(&error)),
+        }
+    }
+}

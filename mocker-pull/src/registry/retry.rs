@@ -1,0 +1,91 @@
+//! When to ask again, and when to give up.
+
+use std::time::{Duration, SystemTime};
+
+use crate::clock;
+
+/// How often in a row a request may fail before it is given up.
+const ATTEMPTS: u32 = 5;
+/// The longest a registry may make us wait; beyond that a person decides.
+pub const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// Counts the failures of one request.
+#[derive(Debug, Default)]
+pub struct Attempts {
+    failed: u32,
+}
+
+impl Attempts {
+    /// Another failure: how long to wait before the next attempt, or None if that was the last.
+    ///
+    /// The wait doubles from a quarter of a second; a random part keeps many clients from coming back all at once.
+    /// What the registry asks for itself goes above that.
+    pub fn wait(&mut self, asked: Option<Duration>, random: u8) -> Option<Duration> {
+        self.failed += 1;
+        let doubled = Duration::from_millis(250) * (1 << (self.failed - 1).min(6));
+        let jitter = doubled.mul_f64(f64::from(random) / 512.0);
+        let wait = asked.map_or(doubled, |asked| asked.max(doubled)) + jitter;
+        let bearable = asked.is_none_or(|asked| asked <= LONGEST_WAIT);
+        (self.failed < ATTEMPTS && bearable).then_some(wait)
+    }
+
+    /// Something was received: it is alive, so the count begins anew.
+    pub fn progressed(&mut self) {
+        self.failed = 0;
+    }
+
+    pub fn failed(&self) -> u32 {
+        self.failed
+    }
+}
+
+/// A random byte, for [`Attempts::wait`]. A fixed one does where there is none: it only spreads load.
+pub fn random() -> u8 {
+    let mut byte = [128u8; 1];
+    rustix::rand::getrandom(&mut byte, rustix::rand::GetRandomFlags::NONBLOCK).unwrap_or_default();
+    byte[0]
+}
+
+/// Reads `Retry-After`: seconds, or a date (RFC 9110, 10.2.3). A date that is past means now.
+pub fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
+    let value = value.trim();
+    if let Ok(seconds) = value.parse::<u64>() {
+        return Some(Duration::from_secs(seconds.min(1 << 32)));
+    }
+    clock::http_date(value).map(|date| date.duration_since(now).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_registry_s_wish_to_wait_reads_in_both_forms() {
+        let now = clock::http_date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
+        let cases = [
+            ("0", Some(0)),
+            (" 120 ", Some(120)),
+            ("99999999999999", Some(1 << 32)),
+            ("Sun, 06 Nov 1994 08:50:37 GMT", Some(60)),
+            ("Sun, 06 Nov 1994 08:00:00 GMT", Some(0)),
+            ("-1", None),
+            ("1.5", None),
+            ("soon", None),
+            ("", None),
+        ];
+        for (value, seconds) in cases {
+            assert_eq!(retry_after(value, now), seconds.map(Duration::from_secs), "{value}");
+        }
+    }
+
+    #[test]
+    fn waiting_grows_is_spread_and_ends() {
+        let mut attempts = Attempts::default();
+        let waits: Vec<_> = std::iter::from_fn(|| attempts.wait(None, 0)).map(|wait| wait.as_millis()).collect();
+        assert_eq!(waits, [250, 500, 1000, 2000]);
+        assert!(Attempts::default().wait(None, 255) > Attempts::default().wait(None, 0));
+        let asked = |seconds| Attempts::default().wait(Some(Duration::from_secs(seconds)), 0);
+        assert_eq!(asked(7), Some(Duration::from_secs(7)));
+        assert_eq!(asked(3600), None, "nobody waits an hour for a program that seems to hang");
+    }
+}

@@ -1,0 +1,109 @@
+//! Sending one request: the client, its timeouts, and redirects.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use reqwest::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RANGE};
+use reqwest::{Client, Response, Url};
+
+use super::endpoint;
+use super::failure::{Failure, Kind};
+use super::request::{Authorization, Request};
+
+/// How many redirects are followed: a registry to its storage is one or two.
+const HOPS: usize = 5;
+const CONNECT: Duration = Duration::from_secs(15);
+
+/// The HTTP clients, each made when it is first needed: to load the machine's certificates takes longer than a small
+/// image does from the loopback.
+pub struct Transport {
+    /// how long a peer may be silent; a whole download may take as long as it likes
+    idle: Duration,
+    /// plain HTTP to the loopback; never through a proxy, knows no certificates
+    plain: OnceLock<Client>,
+    /// TLS to the loopback, never through a proxy
+    local: OnceLock<Client>,
+    /// TLS to others, by the proxy that the environment names
+    remote: OnceLock<Client>,
+}
+
+impl Transport {
+    /// Also chooses the TLS implementation of the process, which must be done before the first client is made.
+    pub fn new(idle: Duration) -> Self {
+        // Err means that it is chosen already.
+        rustls::crypto::ring::default_provider().install_default().unwrap_or_default();
+        Transport { idle, plain: OnceLock::new(), local: OnceLock::new(), remote: OnceLock::new() }
+    }
+
+    /// Sends a request, follows its redirects, and returns whatever the answer is in the end.
+    ///
+    /// Another host than the first gets no credentials: it has no use for them, and storage services refuse what is
+    /// signed twice.
+    pub async fn send(&self, request: &Request, authorization: Option<&Authorization>) -> Result<Response, Failure> {
+        let mut url = request.url.clone();
+        let mut authorization = authorization;
+        for _ in 0..=HOPS {
+            let response = self.hop(request, &url, authorization).await?;
+            let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
+            let Some(location) = location.filter(|_| response.status().is_redirection()) else { return Ok(response) };
+            let (next, at_home) = endpoint::redirected(&url, location)
+                .map_err(|cause| Failure::new(Kind::Broken, crate::manifest::printable(&cause)))?;
+            if !at_home {
+                authorization = None;
+            }
+            url = next;
+        }
+        Err(Failure::new(Kind::Broken, format!("more than {HOPS} redirects")))
+    }
+
+    async fn hop(
+        &self,
+        request: &Request,
+        url: &Url,
+        authorization: Option<&Authorization>,
+    ) -> Result<Response, Failure> {
+        let client = self.client(url)?;
+        let mut builder = match &request.form {
+            None => client.get(url.clone()),
+            Some(form) => {
+                client.post(url.clone()).header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(form.0.clone())
+            }
+        };
+        if let Some(accept) = request.accept() {
+            builder = builder.header(ACCEPT, accept);
+        }
+        if request.offset > 0 {
+            builder = builder.header(RANGE, format!("bytes={}-", request.offset));
+        }
+        if let Some(authorization) = authorization {
+            let mut value = HeaderValue::from_str(authorization.header())
+                .map_err(|_| Failure::new(Kind::Broken, "the token has characters that no header may have"))?;
+            value.set_sensitive(true);
+            builder = builder.header(AUTHORIZATION, value);
+        }
+        builder.send().await.map_err(|error| Failure::of_client(&error))
+    }
+
+    fn client(&self, url: &Url) -> Result<&Client, Failure> {
+        let (cell, builder) = match (endpoint::is_loopback(url), url.scheme()) {
+            (true, "http") => (&self.plain, Client::builder().no_proxy().tls_certs_only([])),
+            (true, _) => (&self.local, Client::builder().no_proxy()),
+            (false, _) => (&self.remote, Client::builder()),
+        };
+        if let Some(client) = cell.get() {
+            return Ok(client);
+        }
+        let mut headers = HeaderMap::new();
+        // A blob is what its digest says it is: no server may compress it on the way.
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        let client = builder
+            .user_agent(concat!("mocker/", env!("CARGO_PKG_VERSION")))
+            .default_headers(headers)
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(CONNECT)
+            .read_timeout(self.idle)
+            .build()
+            .map_err(|error| Failure::of_client(&error))?;
+        Ok(cell.get_or_init(|| client))
+    }
+}
