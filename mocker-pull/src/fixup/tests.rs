@@ -1,5 +1,7 @@
 use std::os::unix::fs::FileTypeExt;
 
+use std::path::PathBuf;
+
 use super::*;
 use crate::unpack::archive::{Archive, header};
 use crate::unpack::{Limits, unpack};
@@ -254,4 +256,50 @@ impl Image {
     fn merged_rdev(&self, path: &str) -> u64 {
         fs::symlink_metadata(self.fixup().join(path)).unwrap().rdev()
     }
+}
+
+#[test]
+fn a_parent_that_is_a_symbolic_link_below_is_followed() {
+    let base = || {
+        Archive::new()
+            .dir("usr", 0o755)
+            .dir("usr/lib", 0o711)
+            .file("usr/lib/ld.so", b"loader")
+            .file("usr/lib/replaced", b"old")
+            .file("usr/lib/gone", b"")
+            .dir("usr/lib/sub", 0o700)
+            .symlink("lib", "usr/lib")
+            .symlink("var/run", "/run")
+    };
+    let through = || {
+        Archive::new()
+            .file("lib/x", b"x")
+            .hard("lib/y", "lib/x")
+            .file("lib/replaced", b"new")
+            .file("lib/.wh.gone", b"")
+            .file("lib/sub/z", b"z")
+            .hard("lib/ld2.so", "usr/lib/ld.so")
+            .file("var/run/lock/x", b"lock")
+    };
+    let image = Image::of(vec![base(), through()]);
+    let merged = image.merged();
+    assert!(merged.stat("lib").is_symlink() && merged.stat("var/run").is_symlink());
+    assert_eq!(merged.names("usr/lib"), ["ld.so", "ld2.so", "replaced", "sub", "x", "y"]);
+    assert_eq!(
+        (merged.text("lib/x"), merged.text("lib/replaced"), merged.text("lib/ld.so")),
+        ("x".into(), "new".into(), "loader".into())
+    );
+    assert_eq!(merged.stat("usr/lib/x").ino(), merged.stat("usr/lib/y").ino());
+    assert_eq!(merged.stat("usr/lib/ld.so").ino(), merged.stat("usr/lib/ld2.so").ino());
+    assert_eq!((merged.mode("usr/lib"), merged.mode("usr/lib/sub")), (0o711, 0o700));
+    assert_eq!(merged.text("run/lock/x"), "lock");
+
+    // A layer above that changes the place itself has the last word; one that names the directory wants a directory.
+    let changed =
+        Image::of(vec![base(), through(), Archive::new().file("usr/lib/x", b"later").file("usr/lib/.wh.y", b"")]);
+    let merged = changed.merged();
+    assert_eq!(merged.text("lib/x"), "later");
+    assert!(!merged.0.join("lib/y").exists());
+    let named = Image::of(vec![base(), Archive::new().dir("lib", 0o755).file("lib/x", b"")]);
+    assert_eq!(named.merged().names("lib"), ["x"]);
 }
