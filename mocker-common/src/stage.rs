@@ -205,7 +205,8 @@ const ENDING: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Si
 impl HeldSignals {
     pub fn hold() -> Result<Self, Error> {
         let mut before = SigSet::empty();
-        let held: SigSet = ENDING.into_iter().collect();
+        // One that is ignored (nohup, a background job of sh) was not meant for us, and would wait for ever.
+        let held: SigSet = ENDING.into_iter().filter(|signal| !is_ignored(*signal)).collect();
         sigprocmask(SigmaskHow::SIG_BLOCK, Some(&held), Some(&mut before))
             .map_err(|errno| Error::new(format!("cannot hold back signals: {errno}")))?;
         Ok(HeldSignals { before })
@@ -232,6 +233,15 @@ impl HeldSignals {
         {
             kill(nix::unistd::Pid::this(), signal).unwrap_or_default();
         }
+    }
+}
+
+fn is_ignored(signal: Signal) -> bool {
+    // SAFETY: without a new disposition sigaction only fills the old one, for which all zeros is a valid value.
+    unsafe {
+        let mut disposition: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(signal as i32, std::ptr::null(), &mut disposition) == 0
+            && disposition.sa_sigaction == libc::SIG_IGN
     }
 }
 
