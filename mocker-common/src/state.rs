@@ -246,6 +246,7 @@ pub fn take_orphans(dirs: &Directories, tool: &str) -> Result<Vec<Record>, Error
     let orphans = |tool: &str| -> Vec<Record> {
         records_of(&owners, None).filter(|record| record.tool == tool && record.is_orphan()).collect()
     };
+    remove_half_written(&owners);
     let first = orphans(tool);
     if first.is_empty() {
         return Ok(first);
@@ -263,6 +264,18 @@ pub fn take_orphans(dirs: &Directories, tool: &str) -> Result<Vec<Record>, Error
         record.write()?;
     }
     Ok(taken)
+}
+
+/// Removes records that were never renamed into place, `ID.TOOL.PID.new`, and whose writer is gone.
+fn remove_half_written(owners: &Path) {
+    for entry in fs::read_dir(owners).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let stem = name.to_str().and_then(|name| name.strip_suffix(".new"));
+        let writer = stem.and_then(|stem| stem.rsplit_once('.')?.1.parse().ok());
+        if writer.is_some_and(|pid| Process::of(pid).is_none()) {
+            fs::remove_file(entry.path()).unwrap_or_default(); // gone already is as good
+        }
+    }
 }
 
 fn records_of(owners: &Path, id: Option<&ContainerId>) -> impl Iterator<Item = Record> + use<> {
@@ -396,6 +409,19 @@ mod tests {
         reader.kill().unwrap();
         reader.wait().unwrap();
         assert_eq!(take_orphans(&dirs, "tool").unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_record_that_was_never_finished_goes_with_its_writer() {
+        let (_scratch, dirs) = scratch();
+        ensure_private_dir(&dirs.owners()).unwrap();
+        let of = |pid: u32| dirs.owners().join(format!("a.tool.{pid}.new"));
+        let mut dead = std::process::Command::new("true").spawn().unwrap();
+        dead.wait().unwrap();
+        fs::write(of(dead.id()), "{").unwrap();
+        fs::write(of(std::process::id()), "{").unwrap();
+        assert!(take_orphans(&dirs, "tool").unwrap().is_empty());
+        assert_eq!((of(dead.id()).exists(), of(std::process::id()).exists()), (false, true));
     }
 
     #[test]
