@@ -1,7 +1,7 @@
 //! Addresses: which a subnet has, which is free, and who has it.
 //!
-//! A lease is a file named by the address that holds the container's id, made with O_EXCL under the lock of the state
-//! directory. On a tmpfs, so a reboot clears it.
+//! A lease is a file named by the address that holds the container's id, which appears complete or
+//! not at all, under the lock of the state directory. On a tmpfs, so a reboot clears it.
 
 use std::fmt;
 use std::net::Ipv4Addr;

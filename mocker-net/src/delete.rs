@@ -50,6 +50,10 @@ pub fn prune() -> Result<(), Error> {
             restore_host(&state, &host).await
         })?;
     }
+    if state.exists() {
+        let _lock = state.lock()?;
+        state.tidy();
+    }
     netns::remove_directory()
 }
 

@@ -1,7 +1,7 @@
 //! Published ports: `-p [ADDRESS:]HOST:CONTAINER[/tcp|udp]`, and the registry of who has which.
 //!
 //! Address translation would take a port from a program of the host without a word, and of two containers the last would
-//! win. So the port is tried first, and a file named by it, made with O_EXCL under the lock, holds the container's id.
+//! win. So the port is tried first, and a file named by it, made under the lock, holds the container's id.
 
 use std::fmt;
 use std::net::Ipv4Addr;

@@ -9,7 +9,6 @@
 //! ```
 
 use std::fs;
-use std::io::Write;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
@@ -17,6 +16,7 @@ use mocker_common::document::ContainerId;
 use mocker_common::error::{Error, failed};
 use mocker_common::lock::Lock;
 use mocker_common::state::{self, Directories, ensure_private_dir};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde::{Deserialize, Serialize};
 
 use crate::TOOL;
@@ -63,6 +63,11 @@ impl State {
         State { dir: dirs.run.join("net"), dirs }
     }
 
+    /// Whether anything was ever made with it.
+    pub fn exists(&self) -> bool {
+        self.dir.exists()
+    }
+
     /// One at a time chooses addresses and ports, makes and unmakes what containers share.
     pub fn lock(&self) -> Result<Lock, Error> {
         ensure_private_dir(&self.dir)?;
@@ -73,11 +78,14 @@ impl State {
         Ok(lock)
     }
 
-    /// Removes the directories that are empty. Needs the lock.
+    /// Removes files that were never renamed into place, and directories that are empty. Needs the lock.
     pub fn tidy(&self) {
-        for part in PARTS {
-            fs::remove_dir(self.dir.join(part)).unwrap_or_default(); // not empty: in use
+        let parts = PARTS.map(|part| self.dir.join(part));
+        for directory in parts.iter().chain([&self.dir]) {
+            let half_written = names(directory).into_iter().filter(|name| name.ends_with(".new"));
+            half_written.for_each(|name| remove(&directory.join(name)));
         }
+        parts.iter().for_each(|part| fs::remove_dir(part).unwrap_or_default()); // not empty: in use
     }
 
     /// What a bridge's alias says, so that another state directory leaves it alone.
@@ -151,8 +159,13 @@ impl State {
         if fs::exists(path).unwrap_or(false) && self.owner_of(path).is_none() {
             remove(path);
         }
-        let make = || fs::File::create_new(path)?.write_all(id.as_str().as_bytes());
-        make().map_err(failed("take", path.display()))
+        // Made aside and renamed, so that there is no file without an owner in it.
+        let aside = aside(path);
+        let take = || {
+            fs::write(&aside, id.as_str())?;
+            Ok(renameat_with(CWD, &aside, CWD, path, RenameFlags::NOREPLACE)?)
+        };
+        take().map_err(failed("take", path.display()))
     }
 
     /// Takes it from `id`; what is somebody else's stays.
@@ -209,9 +222,16 @@ impl State {
 
 /// Writes a file complete or not at all. No fsync: nothing here outlives the kernel's own objects.
 pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    let temporary = path.with_extension("new");
+    let temporary = aside(path);
     let write = || fs::write(&temporary, bytes).and_then(|()| fs::rename(&temporary, path));
     write().map_err(failed("write", path.display()))
+}
+
+/// Where a file is written before it is renamed into place.
+fn aside(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    name.into()
 }
 
 /// Removes a file; gone already is as good.
