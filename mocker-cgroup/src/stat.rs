@@ -75,7 +75,7 @@ fn read(id: &ContainerId, group: &Group) -> Value {
             "usage_bytes": memory.usage_in_bytes,
             "limit_bytes": limit(memory.limit_in_bytes),
             "max_usage_bytes": memory.max_usage_in_bytes,
-            "oom_kills": memory.oom_control.oom_kill,
+            "oom_kills": oom_kills(group).unwrap_or(memory.oom_control.oom_kill),
         })
     });
     let pids = cgroup.controller_of::<PidController>().filter(|_| here("pids")).map(|controller| {
@@ -114,6 +114,11 @@ fn read(id: &ContainerId, group: &Group) -> Value {
 fn limit(bytes: i64) -> Option<i64> {
     const NEAR_THE_END: i64 = i64::MAX - (1 << 16);
     (0..NEAR_THE_END).contains(&bytes).then_some(bytes)
+}
+
+/// v2 counts in memory.events, which cgroups-rs does not read.
+fn oom_kills(group: &Group) -> Option<u64> {
+    keyed(&fs::read_to_string(group.of("memory")?.join("memory.events")).ok()?, "oom_kill")
 }
 
 /// v2 counts in cpu.stat, v1 in a controller of its own, in nanoseconds.

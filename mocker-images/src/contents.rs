@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -33,6 +34,8 @@ pub fn size(root: &Path) -> u64 {
 #[derive(Debug, Default)]
 pub struct Needed {
     paths: HashSet<PathBuf>,
+    /// An overlay is mounted whose layers cannot be told: then every layer is needed.
+    all_layers: bool,
 }
 
 impl Needed {
@@ -48,7 +51,12 @@ impl Needed {
             })?;
         }
         needed.paths.extend(used_by_containers(store));
-        needed.paths.extend(mounted());
+        let mounted = mounted();
+        needed.all_layers = mounted.iter().any(|path| path.as_os_str().as_bytes().iter().all(u8::is_ascii_digit));
+        needed.paths.extend(mounted);
+        if needed.all_layers {
+            eprintln!("{}: keeping all layers: an overlay is mounted that does not say which are its own", crate::TOOL);
+        }
         Ok(needed)
     }
 
@@ -72,6 +80,12 @@ impl Needed {
 
     pub fn has(&self, path: &Path) -> bool {
         self.paths.contains(path)
+    }
+
+    /// Whether nobody can tell which layers are in use. On kernels before 6.8 mountinfo names those of our overlays by the
+    /// numbers of descriptors.
+    pub fn has_all_layers(&self) -> bool {
+        self.all_layers
     }
 }
 

@@ -59,7 +59,11 @@ fn sweep(store: &Store) -> Result<(), Error> {
     let needed = Needed::find(store)?;
     let root = store.root();
     let mut freed = 0;
-    for directory in ["image/blobs/sha256", "fixups/sha256", "layers/sha256"] {
+    let directories: &[&str] = match needed.has_all_layers() {
+        true => &["image/blobs/sha256"],
+        false => &["image/blobs/sha256", "fixups/sha256", "layers/sha256"],
+    };
+    for directory in directories {
         freed += contents::sweep(&root.join(directory), &needed)?;
     }
     if freed > 0 {
