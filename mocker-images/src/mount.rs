@@ -93,8 +93,11 @@ fn unmake(store: &Store, id: &ContainerId) -> Result<(), Error> {
     if !directory.exists() {
         return Ok(());
     }
-    step(Unmount { path: &directory.join("rootfs") })
-        .because("while it is mounted, removing what lies below would remove it through the mount")?;
+    // The second is where an older kernel's overlay stands for a moment.
+    for place in ["rootfs", "mounting"].map(|name| directory.join(name)).iter().filter(|place| place.exists()) {
+        step(Unmount { path: place })
+            .because("while it is mounted, removing what lies below would remove it through the mount")?;
+    }
     fs::remove_dir_all(&directory).or_else(|error| match error.kind() {
         std::io::ErrorKind::NotFound => Ok(()), // another undo of the same thing was faster
         _ => Err(failed("remove", directory.display())(error)),

@@ -1,14 +1,11 @@
 //! mocker-cgroup: limits that hold, groups that go whatever lives in them.
 
-use std::io::Read;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::process::CommandExt;
 use std::time::{Duration, Instant};
 
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::sys::signal::Signal;
 use serde_json::Value;
 use tests::Lab;
+
+mod steps;
 
 /// Puts the shell into the group `lab`, in every hierarchy that has it.
 const ENTER: &str = "for procs in /sys/fs/cgroup/mocker/lab/cgroup.procs /sys/fs/cgroup/*/mocker/lab/cgroup.procs; do
@@ -207,50 +204,7 @@ fn an_id_is_given_once_and_the_first_group_stays_as_it_is() {
 #[test]
 fn killed_after_any_step_prune_leaves_the_machine_as_it_was() {
     let lab = Lab::new("killed");
-    let before = lab.snapshot();
-    let mut step = 0;
-    while killed_after(
-        &lab,
-        "exec mocker-cgroup --new --id lab --memory 64M --cpuset-cpus 0 --parent /a/b --explain=json",
-        step,
-    ) {
-        lab.sh("mocker-cgroup prune").succeeds();
-        lab.assert_same(&before);
-        step += 1;
-    }
-    assert!(step > 20, "only {step} steps were seen");
-}
-
-/// Runs a command that tells its steps, and kills it when it has told more than `steps`. False if it is done before.
-///
-/// The narrative goes into a pipe that holds one line: the tool makes a step, tells the next one, and waits for its reader
-/// before it tells another. So the kill comes at the very step.
-fn killed_after(lab: &Lab, script: &str, steps: usize) -> bool {
-    let (reader, writer) = nix::unistd::pipe2(OFlag::O_DIRECT | OFlag::O_CLOEXEC).expect("a pipe");
-    fcntl(&writer, FcntlArg::F_SETPIPE_SZ(4096)).expect("a pipe of one page");
-    let mut run = lab.shell(&format!("{script} 2>&9 9>&- > /dev/null"));
-    let descriptor = writer.as_raw_fd();
-    // SAFETY: dup2 is async-signal-safe and touches no memory.
-    unsafe {
-        run.command().pre_exec(move || match libc::dup2(descriptor, 9) {
-            -1 => Err(std::io::Error::last_os_error()),
-            _ => Ok(()),
-        });
-    }
-    let running = run.spawn();
-    drop::<OwnedFd>(writer);
-    let mut lines = std::fs::File::from(reader);
-    let mut line = [0; 4096];
-    let told = (0..=steps).all(|_| lines.read(&mut line).expect("the narrative") > 0);
-    if told {
-        std::thread::sleep(Duration::from_millis(5));
-        running.signal_group(Signal::SIGKILL);
-    }
-    let code = running.wait().code();
-    if code == 0 {
-        lab.sh("mocker-cgroup delete lab").succeeds();
-        return false;
-    }
-    assert_eq!(code, 137);
-    true
+    let make = "exec mocker-cgroup --new --id lab --memory 64M --cpuset-cpus 0 --parent /a/b --explain=json";
+    let steps = steps::kill_at_each(&lab, make, "mocker-cgroup prune", "mocker-cgroup delete lab");
+    assert!(steps > 20, "only {steps} steps were seen");
 }

@@ -7,6 +7,8 @@ use std::fs;
 use serde_json::Value;
 use tests::{Lab, Running, require};
 
+mod steps;
+
 /// Three images: `base` of one layer, `motd:1` of that and another, `localhost:5000/team/none` of none.
 const MAKE_STORE: &str = r#"
     set -e
@@ -234,4 +236,28 @@ fn an_image_without_layers_is_mounted_empty() {
     let lab = lab("none");
     lab.sh("mocker-images get localhost:5000/team/none | mocker-images mount --id lab > d.json").succeeds();
     lab.sh("ls -A $MOCKER_ROOT/containers/lab/rootfs; mocker-images delete lab").succeeds();
+}
+
+#[test]
+fn a_mount_killed_after_any_step_is_pruned() {
+    let lab = lab("killed");
+    lab.sh("mocker-images get motd:1 > d.json").succeeds();
+    let make = "exec mocker-images mount --id lab --explain=json < d.json";
+    let steps = steps::kill_at_each(&lab, make, "mocker-images prune", "mocker-images delete lab");
+    assert!(steps > 12, "only {steps} steps were seen");
+    lab.sh("mocker-images verify").succeeds();
+}
+
+#[test]
+fn what_mocker_pull_unpacks_passes_verify_and_goes_without_a_rest() {
+    let lab = Lab::new("pulled");
+    lab.images(&["busybox", "layers", "zstd", "docker2"]); // a fix-up, whiteouts, hard links, zstd, docker's own types
+    lab.sh("mocker-images verify").succeeds();
+    lab.sh("mocker-images get layers | mocker-images mount --id lab > /dev/null; mocker-images delete lab").succeeds();
+    lab.sh("mocker-images verify").succeeds(); // mounted and written, the layers are what they were
+    lab.sh("mocker-images rm busybox layers zstd docker2").succeeds();
+    let left = lab.sh("cd $MOCKER_ROOT && find . -type f ! -path './locks/*'").succeeds().stdout;
+    let mut left: Vec<&str> = left.lines().collect();
+    left.sort_unstable();
+    assert_eq!(left, ["./image/index.json", "./image/oci-layout"]);
 }

@@ -1,6 +1,7 @@
 //! `verify`: is everything there, and is it what its digest says?
 
 mod archive;
+mod expected;
 mod layer;
 
 use std::collections::HashMap;
