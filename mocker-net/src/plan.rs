@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use mocker_common::document::{ContainerId, Document};
 use mocker_common::error::{Error, USAGE};
 
-use crate::addresses::Subnet;
+use crate::addresses::{Subnet, host_interface};
 use crate::args::{Mode, NetworkArgs};
 use crate::calls::{Netlink, Route, find_link, links, routes};
 use crate::netns;
@@ -58,6 +58,7 @@ impl Plan {
             subnet.check_address(address)?;
         }
         let routes = routes(host).await?;
+        check_host_interface(id, host).await?;
         check_bridge(&args.bridge, subnet, known, state, host, &routes).await?;
         let bridge = BridgePlan {
             name: args.bridge.clone(),
@@ -96,6 +97,19 @@ fn check_document(document: &Document) -> Result<(), Error> {
         Some(path) => Err(Error::new(format!("cannot give the container a network: its namespace is {path} already"))
             .likely("mocker-net stands twice in the pipeline")
             .hint("jq 'del(.linux.namespaces[] | select(.type == \"network\").path)'")),
+    }
+}
+
+/// The name of the pair's end on the host must be free: undo goes by it.
+async fn check_host_interface(id: &ContainerId, host: &Netlink) -> Result<(), Error> {
+    let name = host_interface(id);
+    match find_link(host, &name).await? {
+        None => Ok(()),
+        Some(_) => {
+            Err(Error::new(format!("cannot make the interface {name}: one of this name exists, and is not ours"))
+                .why("it is named after the container's id, so that it is found again when the container is gone")
+                .hint(format!("another --id, or ip link delete {name}")))
+        }
     }
 }
 
