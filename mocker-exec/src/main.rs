@@ -124,7 +124,10 @@ fn undo_stages(document: &Document, outcome: Result<u8, Error>) -> Result<u8, Er
 /// Removes what is left of a container. Succeeds if nothing is.
 fn delete(id: &ContainerId) -> Result<(), Error> {
     let dirs = Directories::from_env();
-    etc::remove(&Store::open().container(id))?;
+    // Where `mocker-images mount` made the container's directory, its mount lies in there, and it is not ours to remove.
+    if !state::is_claimed(&dirs, id, "mocker-images") {
+        etc::remove(&Store::open().container(id))?;
+    }
     state::release(&dirs, id, TOOL);
     Ok(())
 }
