@@ -16,8 +16,9 @@ use crate::sparse::{self, Piece};
 /// The unit of a tar: headers fill one, data is padded to whole ones.
 pub const BLOCK: usize = 512;
 
-/// What is read at once. Larger reads save no time, smaller ones cost system calls.
-const BUFFER: usize = 256 * 1024;
+/// What is read at once: small enough to be still in the processor's cache when it is written, large enough to save
+/// system calls. (256 KiB took a quarter more time.)
+const BUFFER: usize = 64 * 1024;
 
 /// The names of a file's attributes fit in 64 KiB (listxattr(2)); looking for doubles among more would only take time.
 const MAX_XATTRS: usize = 1000;
