@@ -21,6 +21,9 @@ pub struct Args {
     pub stage: StageArgs,
     #[command(flatten)]
     pub container: ContainerArgs,
+    /// End with the process that started this one: when it dies, the container gets SIGTERM
+    #[arg(long)]
+    pub with_parent: bool,
 }
 
 const EXAMPLES: &str = "\

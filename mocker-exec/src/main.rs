@@ -74,6 +74,9 @@ fn main() -> ExitCode {
 /// Runs the document of the pipeline.
 fn run_document(args: &Args) -> Result<u8, Error> {
     let signals = supervise::catch_signals()?;
+    if args.with_parent {
+        supervise::end_with_parent()?;
+    }
     let input = Input::read(&args.stage)?;
     let settings = Settings {
         bundle: Path::new("."),

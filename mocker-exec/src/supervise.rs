@@ -6,11 +6,13 @@ use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 
 use mocker_common::error::{Error, errno_text};
+use mocker_common::step::step;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
+use crate::calls::process::Prctl;
 use crate::terminal::{UserTerminal, set_nonblocking};
 
 /// Signals that are passed on. Stop signals of the terminal are not: they are meant for us, in our process group.
@@ -35,6 +37,17 @@ pub fn catch_signals() -> Result<SignalFd, Error> {
     let signals: SigSet = FORWARDED.into_iter().collect();
     signals.thread_block().map_err(refused)?;
     SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC).map_err(refused)
+}
+
+/// From now on the death of the parent arrives as SIGTERM.
+pub fn end_with_parent() -> Result<(), Error> {
+    let parent = rustix::process::getppid();
+    step(Prctl { option: libc::PR_SET_PDEATHSIG, name: "PR_SET_PDEATHSIG", value: libc::SIGTERM as u64 })
+        .because("a script that is killed takes nothing along; its container would live on with nobody to end it")?;
+    if rustix::process::getppid() != parent {
+        return Err(Error::new("cannot run the container: the process that asked for it is gone"));
+    }
+    Ok(())
 }
 
 /// Fails, with the status that a shell gives for it, if a signal asked for the end before there is a container.

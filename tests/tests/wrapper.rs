@@ -13,10 +13,10 @@ fn run_is_a_pipeline_of_the_tools() {
     assert_eq!(
         shown(&lab, "run -p 8080:80 --memory 256M nginx"),
         "{ mocker-images get nginx || mocker-pull nginx; } </dev/null |\n    mocker-net -p 8080:80 |\n    \
-         mocker-cgroup --memory 256M |\n    mocker-exec\n"
+         mocker-cgroup --memory 256M |\n    mocker-exec --with-parent\n"
     );
     let interactive = shown(&lab, "run -i busybox cat");
-    assert!(interactive.contains("mocker-exec --document-fd 3 -i -- cat 3<&0 0<&4"), "{interactive}");
+    assert!(interactive.contains("mocker-exec --document-fd 3 --with-parent -i -- cat 3<&0 0<&4"), "{interactive}");
 }
 
 #[test]
@@ -51,7 +51,7 @@ fn what_is_shown_can_be_pasted() {
         // The last stage, given a stand-in that prints its arguments.
         let stage = text.split("mocker-exec").nth(1).expect("the last stage");
         let out = lab.sh(&format!("printf '[%s]' {stage}")).succeeds();
-        assert_eq!(out.stdout, format!("[-e][{odd}][--][{odd}]"), "{text}");
+        assert_eq!(out.stdout, format!("[--with-parent][-e][{odd}][--][{odd}]"), "{text}");
     }
 }
 
