@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use mocker_common::digest::DiffId;
+use mocker_common::digest::{DiffId, Digest, sha256};
 use mocker_common::error::Error;
 use mocker_common::image::{Config, Image};
 use mocker_common::reference::Reference;
@@ -113,9 +113,10 @@ async fn resolve(
 async fn fetch_config(store: &Store, repository: &Repository, descriptor: &Descriptor) -> Result<Config, Error> {
     const WHY: &str = "the config says what to run, and by their diff_ids what the layers hold once unpacked";
     let path = store.blob(&descriptor.digest);
-    let here = std::fs::read(&path).ok().filter(|bytes| {
-        mocker_common::digest::Digest::from_bytes(&mocker_common::digest::sha256(bytes)) == descriptor.digest
-    });
+    let is_it = |bytes: &Vec<u8>| {
+        bytes.len() as u64 == descriptor.size && Digest::from_bytes(&sha256(bytes)) == descriptor.digest
+    };
+    let here = std::fs::read(&path).ok().filter(is_it);
     let bytes = match here {
         Some(bytes) => bytes,
         None => {

@@ -64,17 +64,14 @@ impl Failure {
         if error.is_timeout() {
             return Failure::new(Kind::Silent, "no answer in time");
         }
-        let mut cause: &dyn std::error::Error = error;
+        let mut cause: &(dyn std::error::Error + 'static) = error;
         let mut all = cause.to_string();
         let mut errno = 0;
         let mut tls = false;
-        while let Some(next) = cause.source() {
+        while let Some(next) = below(cause) {
             cause = next;
             all += &format!(": {cause}");
-            if let Some(io) = cause.downcast_ref::<std::io::Error>() {
-                errno = io.raw_os_error().unwrap_or(errno);
-                tls |= io.get_ref().is_some_and(|inner| inner.is::<rustls::Error>());
-            }
+            errno = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error).unwrap_or(errno);
             tls |= cause.is::<rustls::Error>();
         }
         let words = printable(&cause.to_string());
@@ -202,6 +199,15 @@ impl Advice {
         let login =
             format!("check the spelling; docker login {} or podman login {0} keeps a password for it", self.registry);
         if self.credentials.is_empty() { login } else { format!("{login}\n({})", self.credentials) }
+    }
+}
+
+/// The cause of an error. An I/O error made of another passes that one over and names only *its* cause; hence the look
+/// inside.
+fn below<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a (dyn std::error::Error + 'static)> {
+    match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+        Some(inner) => Some(inner),
+        None => error.source(),
     }
 }
 

@@ -60,9 +60,13 @@ fn every_demo_image_is_pulled_whole_and_the_store_is_an_image_layout() {
         assert_eq!(document["mocker"]["image"]["reference"], format!("{reference}:latest"));
         assert!(document["process"]["args"][0].is_string(), "{name}");
         let digest = document["mocker"]["image"]["manifest"].as_str().expect("text").to_string();
-        lab.sh(&format!("skopeo inspect --raw oci:$MOCKER_ROOT/image:{reference}:latest | sha256sum"))
-            .succeeds()
-            .prints(digest.strip_prefix("sha256:").expect("sha256"));
+        let digest = digest.strip_prefix("sha256:").expect("sha256");
+        lab.sh(&format!("sha256sum < $MOCKER_ROOT/image/blobs/sha256/{digest}")).succeeds().prints(digest);
+        // skopeo takes no manifest of docker's form out of an image layout, whoever made it.
+        if name != "docker2" {
+            let raw = lab.sh(&format!("skopeo inspect --raw oci:$MOCKER_ROOT/image:{reference}:latest | sha256sum"));
+            raw.succeeds().prints(digest);
+        }
     }
     assert_clean(&lab);
 }
