@@ -26,12 +26,7 @@ pub async fn ensure(state: &State, host: &Netlink, link: &Link) -> Result<u32, E
         None => find_link(host, name).await?.map(|made| made.index).unwrap_or_default(),
     };
     if found.is_none_or(|found| found.alias.is_empty()) {
-        let setting = format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6");
-        if Path::new(&setting).exists() {
-            step(WriteSetting { path: &setting, value: "1" }).because(
-                "a container could announce itself as the host's IPv6 router, and the host would believe it",
-            )?;
-        }
+        without_ipv6(name)?;
         step(DressLink { net: host, name, index, alias: Some(&state.signature()), hairpin: false })
             .because_async("an interface that is down carries nothing; the alias says whose it is")
             .await?;
@@ -40,6 +35,16 @@ pub async fn ensure(state: &State, host: &Netlink, link: &Link) -> Result<u32, E
         .because_async("the containers' default route leads here, and the host's route to them comes with it")
         .await?;
     Ok(index)
+}
+
+/// Keeps IPv6 off an interface of the host that is there for containers. Before it is up: then it has no address yet.
+pub fn without_ipv6(name: &str) -> Result<(), Error> {
+    let setting = format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6");
+    if !Path::new(&setting).exists() {
+        return Ok(()); // a kernel without IPv6
+    }
+    step(WriteSetting { path: &setting, value: "1" })
+        .because("the host would get an address here, and take a container that says so for its IPv6 router")
 }
 
 /// Takes the bridge away. Succeeds if there is none; leaves one that is not ours.

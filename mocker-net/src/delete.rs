@@ -44,7 +44,9 @@ pub fn prune() -> Result<(), Error> {
             let host = step(OpenNetlink).because("interfaces are deleted by messages to the kernel")?;
             let _lock = state.lock()?;
             for name in unused(&state) {
-                unmake_bridge(&state, &host, &name).await?;
+                nat::delete(&name)?;
+                bridge::delete(&state, &host, &name).await?;
+                state.forget_bridge(&name);
                 eprintln!("{TOOL}: removed bridge {name}, which nobody used");
             }
             restore_host(&state, &host).await
@@ -67,32 +69,42 @@ pub fn unmake(id: &ContainerId) -> Result<(), Error> {
 }
 
 async fn unmake_record(state: &State, record: &Record) -> Result<(), Error> {
-    netns::delete(&record.netns)?;
-    if let Some(link) = &record.link {
-        let host = step(OpenNetlink).because("interfaces are deleted by messages to the kernel")?;
-        // Looking without the lock is a guess; it saves the last container a transaction that waits.
-        let alone = is_alone(state, record, link);
-        if !alone {
-            nat::withdraw(link)?;
-        }
-        veth::delete(&host, &record.id, &link.host_interface).await?;
+    let Some(link) = &record.link else {
+        netns::delete(&record.netns)?;
+        let _lock = state.lock()?;
+        return forget(state, record);
+    };
 
-        let lock = state.lock()?;
-        if is_alone(state, record, link) {
-            unmake_bridge_but_state(state, &host, link).await?;
-        } else if alone {
-            nat::withdraw(link)?;
-        }
-        // Only now: an address that is free must have no port leading to it.
-        ports::release(state, &link.ports, &record.id);
-        state.give_back(&state.lease(&link.bridge, link.address), &record.id);
-        if state.users(&link.bridge).is_empty() {
-            state.forget_bridge(&link.bridge);
-        }
-        restore_host(state, &host).await?;
-        drop(lock);
+    // The container's own. Looking without the lock is a guess; it spares the last container a transaction that waits.
+    let host = step(OpenNetlink).because("interfaces are deleted by messages to the kernel")?;
+    let alone = is_alone(state, record, link);
+    if !alone {
+        nat::withdraw(link)?;
     }
+    veth::delete(&host, &record.id, &link.host_interface).await?;
+    netns::delete(&record.netns)?;
+
+    // What it shared with others.
     let _lock = state.lock()?;
+    let last = is_alone(state, record, link);
+    if last && state.subnet_of(&link.bridge).is_some() {
+        nat::delete(&link.bridge)?;
+        nat::forget(link)?;
+        bridge::delete(state, &host, &link.bridge).await?;
+    } else if alone {
+        nat::withdraw(link)?;
+    }
+    // Only now: an address that is free must have no port leading to it.
+    ports::release(state, &link.ports, &record.id);
+    state.give_back(&state.lease(&link.bridge, link.address), &record.id);
+    if last {
+        state.forget_bridge(&link.bridge);
+    }
+    restore_host(state, &host).await?;
+    forget(state, record)
+}
+
+fn forget(state: &State, record: &Record) -> Result<(), Error> {
     state.remove_record(&record.id);
     state.tidy();
     Ok(())
@@ -101,22 +113,6 @@ async fn unmake_record(state: &State, record: &Record) -> Result<(), Error> {
 /// Whether nobody else is on the bridge.
 fn is_alone(state: &State, record: &Record, link: &Link) -> bool {
     state.users(&link.bridge).iter().all(|user| *user == record.id)
-}
-
-async fn unmake_bridge_but_state(state: &State, host: &Netlink, link: &Link) -> Result<(), Error> {
-    if state.subnet_of(&link.bridge).is_none() {
-        return Ok(()); // never made, or gone already
-    }
-    nat::delete(&link.bridge)?;
-    nat::forget(link)?;
-    bridge::delete(state, host, &link.bridge).await
-}
-
-async fn unmake_bridge(state: &State, host: &Netlink, name: &str) -> Result<(), Error> {
-    nat::delete(name)?;
-    bridge::delete(state, host, name).await?;
-    state.forget_bridge(name);
-    Ok(())
 }
 
 /// When the last bridge is gone, the host's settings go back.

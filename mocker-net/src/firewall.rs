@@ -1,8 +1,7 @@
 //! Other people's firewalls. In nftables every base chain of a hook sees a packet, and a drop in any of them is final: what
 //! our table accepts, another may still drop. We touch none of them; we say which one, and how its owner lets us through.
 
-use mocker_common::error::Error;
-use serde_json::Value;
+use crate::calls::Chain;
 
 /// The chains of all tables.
 #[derive(Debug, Default)]
@@ -10,32 +9,13 @@ pub struct Chains {
     chains: Vec<Chain>,
 }
 
-#[derive(Debug, Default, PartialEq)]
-struct Chain {
-    family: String,
-    table: String,
-    name: String,
-    hook: String,
-    policy: String,
+impl From<Vec<Chain>> for Chains {
+    fn from(chains: Vec<Chain>) -> Self {
+        Chains { chains }
+    }
 }
 
 impl Chains {
-    /// Reads what `nft -j list chains` prints.
-    pub fn parse(json: &[u8]) -> Result<Self, Error> {
-        let value: Value = serde_json::from_slice(json)
-            .map_err(|cause| Error::new(format!("cannot read what nft lists: {cause}")).hint("nft -j list chains"))?;
-        let items = value["nftables"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let text = |chain: &Value, key: &str| chain[key].as_str().unwrap_or_default().to_string();
-        let chains = items.iter().map(|item| &item["chain"]).filter(|chain| chain.is_object()).map(|chain| Chain {
-            family: text(chain, "family"),
-            table: text(chain, "table"),
-            name: text(chain, "name"),
-            hook: text(chain, "hook"),
-            policy: text(chain, "policy"),
-        });
-        Ok(Chains { chains: chains.collect() })
-    }
-
     /// Whether a table of the family `ip` has chains.
     pub fn has_table(&self, name: &str) -> bool {
         self.chains.iter().any(|chain| chain.family == "ip" && chain.table == name)
@@ -43,12 +23,8 @@ impl Chains {
 
     /// A warning for each chain that drops forwarded packets unless it knows them.
     pub fn warnings(&self, bridge: &str) -> Vec<String> {
-        let drops = self.chains.iter().filter(|chain| {
-            chain.hook == "forward"
-                && chain.policy == "drop"
-                && ["ip", "inet", "bridge"].contains(&chain.family.as_str())
-        });
-        drops.map(|chain| self.warning(chain, bridge)).collect()
+        let drops = |chain: &&Chain| chain.forwards && chain.drops && ["ip", "inet", "bridge"].contains(&chain.family);
+        self.chains.iter().filter(drops).map(|chain| self.warning(chain, bridge)).collect()
     }
 
     fn warning(&self, chain: &Chain, bridge: &str) -> String {
@@ -86,22 +62,19 @@ impl Chains {
 mod tests {
     use super::*;
 
-    fn chains(forward: &str, other: &str) -> Chains {
-        let json = format!(
-            r#"{{"nftables": [{{"metainfo": {{"version": "1.0.6"}}}}, {{"chain": {{"family": "ip", "table": "mocker",
-            "name": "forward", "handle": 1, "type": "filter", "hook": "forward", "prio": 0, "policy": "accept"}}}},
-            {{"chain": {forward}}}, {{"chain": {other}}}]}}"#
-        );
-        Chains::parse(json.as_bytes()).unwrap()
+    fn chain(table: &str, name: &str, forwards: bool, drops: bool) -> Chain {
+        Chain { family: "ip", table: table.into(), name: name.into(), forwards, drops }
+    }
+
+    fn chains(first: Chain, second: Chain) -> Chains {
+        vec![chain("mocker", "forward", true, false), first, second].into()
     }
 
     #[test]
     fn a_chain_that_drops_is_named_with_its_owners_own_door() {
-        let drop = |table: &str, name: &str| {
-            format!(r#"{{"family":"ip","table":"{table}","name":"{name}","hook":"forward","prio":0,"policy":"drop"}}"#)
-        };
-        let plain = |table: &str, name: &str| format!(r#"{{"family":"ip","table":"{table}","name":"{name}"}}"#);
-        for (chain, other, door) in [
+        let drop = |table: &str, name: &str| chain(table, name, true, true);
+        let plain = |table: &str, name: &str| chain(table, name, false, false);
+        for (first, second, door) in [
             (drop("filter", "FORWARD"), plain("filter", "DOCKER-USER"), "iptables -I DOCKER-USER -i mocker0 -j ACCEPT"),
             (drop("filter", "FORWARD"), plain("filter", "ufw-before-forward"), "ufw route allow in on mocker0"),
             (drop("filter", "FORWARD"), plain("other", "DOCKER-USER"), "iptables -I FORWARD -i mocker0 -j ACCEPT"),
@@ -112,17 +85,15 @@ mod tests {
             ),
             (drop("mine", "fwd"), plain("x", "y"), "nft insert rule ip mine fwd iifname mocker0 accept"),
         ] {
-            let warnings = chains(&chain, &other).warnings("mocker0");
-            assert_eq!(warnings.len(), 1, "{chain}");
+            let warnings = chains(first, second).warnings("mocker0");
+            assert_eq!(warnings.len(), 1);
             assert!(warnings[0].contains(door), "{}", warnings[0]);
         }
     }
 
     #[test]
     fn our_own_table_and_chains_that_accept_are_no_warning() {
-        let accept = r#"{"family":"ip","table":"f","name":"FORWARD","hook":"forward","prio":0,"policy":"accept"}"#;
-        let input = r#"{"family":"ip","table":"f","name":"INPUT","hook":"input","prio":0,"policy":"drop"}"#;
-        let chains = chains(accept, input);
+        let chains = chains(chain("f", "FORWARD", true, false), chain("f", "INPUT", false, true));
         assert_eq!(chains.warnings("mocker0"), Vec::<String>::new());
         assert!(chains.has_table("mocker") && !chains.has_table("mocker-b"));
     }

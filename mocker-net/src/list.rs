@@ -58,7 +58,7 @@ fn describe(record: &Record) -> Value {
         let there = |name: &str| Path::new("/sys/class/net").join(name).exists();
         missing.extend((!there(&link.host_interface)).then_some("host_interface"));
         missing.extend((!there(&link.bridge)).then_some("bridge"));
-        missing.extend((!nat::is_there(&link.bridge)).then_some("rules"));
+        missing.extend((!nat::is_there(&link.bridge).unwrap_or(false)).then_some("rules"));
     }
     value["missing"] = json!(missing);
     value

@@ -90,8 +90,6 @@ async fn recipe(document: &mut Document, args: &NetworkArgs, undo: &mut Undo) ->
 /// Returns what is to be made, on record already, and the index of the bridge.
 async fn reserve(state: &State, plan: &Plan, bridge: &BridgePlan, host: &Netlink) -> Result<(Record, u32), Error> {
     let _lock = state.lock()?;
-    let listing =
-        step(ListChains).because("another firewall's chain may drop what ours accepts; it lists while we go on")?;
     let address = addresses::choose(state, &bridge.name, &bridge.subnet, bridge.asked)?;
     ports::check(state, &bridge.ports, bridge.subnet.gateway())?;
     let link = Link {
@@ -113,7 +111,9 @@ async fn reserve(state: &State, plan: &Plan, bridge: &BridgePlan, host: &Netlink
     ports::register(state, &link.ports, &plan.id)?;
     forwarding::enable(state, host).await?;
 
-    let chains = Chains::parse(&listing.finish()?)?;
+    let chains: Chains = step(ListChains)
+        .because("our rules may have been flushed, and another firewall's chain may drop what ours accept")?
+        .into();
     nat::ensure(state, &link, &chains)?;
     for warning in chains.warnings(&link.bridge) {
         eprintln!("{TOOL}: {warning}");

@@ -9,7 +9,7 @@ use std::fmt::Write;
 use mocker_common::error::Error;
 use mocker_common::step::{Step, step};
 
-use crate::calls::{ForgetFlows, Nft, WriteSetting};
+use crate::calls::{ForgetFlows, ListChains, Nft, WriteSetting};
 use crate::firewall::Chains;
 use crate::ports::{Port, Protocol};
 use crate::state::{Link, State};
@@ -78,7 +78,7 @@ fn forget_flows(ports: &[Port]) -> Result<(), Error> {
 
 /// Takes a container's ports out of the maps. Succeeds if they are not there.
 pub fn withdraw(link: &Link) -> Result<(), Error> {
-    if link.ports.is_empty() {
+    if link.ports.is_empty() || !is_there(&link.bridge)? {
         return Ok(());
     }
     let table = table(&link.bridge);
@@ -98,7 +98,10 @@ pub fn withdraw(link: &Link) -> Result<(), Error> {
 
 /// Takes the bridge's table away. Succeeds if there is none.
 pub fn delete(bridge: &str) -> Result<(), Error> {
-    // Adding what is there changes nothing, and what was just added can be deleted.
+    if !is_there(bridge)? {
+        return Ok(());
+    }
+    // Adding what is there changes nothing, and what was just added can be deleted: so it need not be there.
     let script = format!("add table ip {0}\ndelete table ip {0}\n", table(bridge));
     step(Nft { script: &script }).because("its last container is gone; a table of no use would stay until the reboot")
 }
@@ -117,10 +120,9 @@ fn absent_is_fine(outcome: Result<(), Error>, first: &Error) -> Result<(), Error
 }
 
 /// Whether the rules of a bridge are in the kernel.
-pub fn is_there(bridge: &str) -> bool {
-    let script = format!("list table ip {}\n", table(bridge));
-    let listing = Nft { script: &script };
-    mocker_common::step::KernelCall::call(&listing).is_ok()
+pub fn is_there(bridge: &str) -> Result<bool, Error> {
+    let chains = step(ListChains).because("rules that somebody has flushed need not be taken out")?;
+    Ok(Chains::from(chains).has_table(&table(bridge)))
 }
 
 /// The table: chains with their rules, maps still empty.

@@ -7,6 +7,7 @@ use mocker_common::error::Error;
 use mocker_common::step::step;
 
 use crate::addresses::Mac;
+use crate::bridge::without_ipv6;
 use crate::calls::{AddVeth, DeleteLink, DressLink, Netlink, find_link};
 use crate::netns::Namespace;
 use crate::state::Link;
@@ -31,6 +32,7 @@ pub async fn create(
     })
     .because_async("the namespace has no way out; its end is born inside under its last name, so no eth0 of the host is in the way")
     .await?;
+    without_ipv6(name)?;
     let index = find_link(host, name).await?.map(|made| made.index).unwrap_or_default();
     step(DressLink { net: host, name, index, alias: Some(id.as_str()), hairpin: true })
         .because_async("a container that calls its own published port gets its frame back through the port it came by")

@@ -7,6 +7,8 @@ use std::net::Ipv4Addr;
 use mocker_common::step::{Cause, Diagnosis, Explained, KernelCall, diagnosis};
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 
+use super::nfnetlink::{attribute, errno, messages, nested, request};
+
 /// Forgets every UDP flow to a port of the host.
 pub struct ForgetFlows {
     pub address: Ipv4Addr,
@@ -47,8 +49,8 @@ impl KernelCall for ForgetFlows {
         let socket = Socket::new(NETLINK_NETFILTER)?;
         socket.send_to(&self.message(), &SocketAddr::new(0, 0), 0)?;
         let (answer, _) = socket.recv_from_full()?;
-        let code = answer.get(16..20).and_then(|bytes| bytes.try_into().ok()).map_or(0, i32::from_ne_bytes);
-        match -code {
+        let code = messages(&answer).next().map_or(0, |message| errno(message.body));
+        match code {
             // Kernels before 6.8 know no filter here, and a kernel without flows has none to forget.
             0 | libc::EINVAL | libc::EOPNOTSUPP | libc::ENOENT => Ok(()),
             errno => Err(Cause::errno(errno)),
@@ -57,10 +59,10 @@ impl KernelCall for ForgetFlows {
 }
 
 impl ForgetFlows {
-    /// The request as the kernel reads it: a netlink header, an nfgenmsg, a tuple, and which parts of it count.
+    /// The request as the kernel reads it: a tuple, and which parts of it count.
     fn message(&self) -> Vec<u8> {
         const DELETE: u16 = 1 << 8 | 2; // NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_DELETE
-        const REQUEST_ACK: u16 = 1 | 4;
+        const ACK: u16 = 4;
         const TUPLE_ORIG: u16 = 1;
         const FILTER: u16 = 25;
         const TUPLE_IP: u16 = 1;
@@ -74,25 +76,7 @@ impl ForgetFlows {
         tuple.extend(nested(TUPLE_PROTO, &protocol));
         let filter = [attribute(1, &flags.to_ne_bytes()), attribute(2, &0u32.to_ne_bytes())].concat();
 
-        let mut body = vec![libc::AF_INET as u8, 0, 0, 0];
-        body.extend(nested(TUPLE_ORIG, &tuple));
-        body.extend(nested(FILTER, &filter));
-        let mut message = (16 + body.len() as u32).to_ne_bytes().to_vec();
-        message.extend([DELETE.to_ne_bytes(), REQUEST_ACK.to_ne_bytes()].concat());
-        message.extend([1u32.to_ne_bytes(), 0u32.to_ne_bytes()].concat()); // sequence, port
-        message.extend(body);
-        message
+        let attributes = [nested(TUPLE_ORIG, &tuple), nested(FILTER, &filter)].concat();
+        request(DELETE, ACK, libc::AF_INET as u8, &attributes)
     }
-}
-
-/// Length, type, value, padded to four bytes.
-fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
-    let mut bytes = [(4 + value.len() as u16).to_ne_bytes(), kind.to_ne_bytes()].concat();
-    bytes.extend(value);
-    bytes.resize(bytes.len().next_multiple_of(4), 0);
-    bytes
-}
-
-fn nested(kind: u16, attributes: &[u8]) -> Vec<u8> {
-    attribute(kind | libc::NLA_F_NESTED as u16, attributes)
 }

@@ -116,7 +116,7 @@ impl fmt::Display for AddVeth<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "RTM_NEWLINK(ifname=\"{}\", kind=\"veth\", master={}, mtu={mtu}, up, peer(ifname=\"{}\", address={}, \
+            "RTM_NEWLINK(ifname=\"{}\", kind=\"veth\", master={}, mtu={mtu}, peer(ifname=\"{}\", address={}, \
              mtu={mtu}, net_ns_fd={})), NLM_F_CREATE|NLM_F_EXCL",
             self.name,
             self.bridge.1,
@@ -137,7 +137,7 @@ impl Explained for AddVeth<'_> {
     }
     fn by_hand(&self) -> String {
         format!(
-            "ip link add {} mtu {mtu} master {} up type veth peer name {} address {} mtu {mtu} netns {}",
+            "ip link add {} mtu {mtu} master {} type veth peer name {} address {} mtu {mtu} netns {}",
             self.name,
             self.bridge.0,
             self.peer,
@@ -169,7 +169,6 @@ impl AsyncKernelCall for AddVeth<'_> {
             .mtu(self.mtu)
             .controller(self.bridge.1)
             .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
-            .up()
             .build();
         self.net.handle.link().add(message).execute().await.map_err(cause)
     }

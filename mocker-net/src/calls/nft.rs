@@ -1,11 +1,10 @@
 //! nft: rules are handed to the kernel as one transaction, which happens as a whole or not at all.
 
 use std::fmt;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
-use mocker_common::error::Error;
 use mocker_common::step::{Cause, Diagnosis, Explained, KernelCall, diagnosis};
 
 /// Runs one transaction.
@@ -70,59 +69,6 @@ fn missing(errno: i32) -> Diagnosis {
         ),
         libc::EPERM | libc::EACCES => diagnosis("rules are root's (CAP_NET_ADMIN)", "run it as root"),
         _ => Diagnosis::default(),
-    }
-}
-
-/// Lists every chain of every table as JSON. It runs beside us until `finish` asks for what it said.
-pub struct ListChains;
-
-pub struct Listing {
-    child: Child,
-}
-
-impl fmt::Display for ListChains {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("nft -j list chains")
-    }
-}
-
-impl Explained for ListChains {
-    fn aim(&self) -> String {
-        "list the firewall's chains".into()
-    }
-    fn source(&self) -> &'static str {
-        "nft(8)"
-    }
-    fn by_hand(&self) -> String {
-        "nft list chains".into()
-    }
-    fn diagnose(&self, errno: i32) -> Diagnosis {
-        missing(errno)
-    }
-}
-
-impl KernelCall for ListChains {
-    type Output = Listing;
-    fn call(&self) -> Result<Listing, Cause> {
-        let mut child = start(&["-j", "list", "chains"])?;
-        drop(child.stdin.take());
-        Ok(Listing { child })
-    }
-}
-
-impl Listing {
-    pub fn finish(mut self) -> Result<Vec<u8>, Error> {
-        let mut text = Vec::new();
-        let read = self.child.stdout.take().map_or(Ok(0), |mut stdout| stdout.read_to_end(&mut text));
-        let output = read.and_then(|_| self.child.wait_with_output());
-        match output {
-            Ok(output) if output.status.success() => Ok(text),
-            Ok(output) => Err(Error::new("cannot list the firewall's chains: nft failed")
-                .said(String::from_utf8_lossy(&output.stderr).trim())
-                .likely("not run as root, or the kernel lacks nftables (module nf_tables)")
-                .hint("modprobe nf_tables; nft list chains")),
-            Err(error) => Err(Error::new(format!("cannot list the firewall's chains: {error}"))),
-        }
     }
 }
 
