@@ -434,6 +434,23 @@ fn the_last_entry_of_a_name_wins() {
 }
 
 #[test]
+fn a_directory_replaced_under_its_own_files_is_found_anew() {
+    let layer = unpacked(
+        Archive::new()
+            .dir("d", 0o755)
+            .file("d/old", b"")
+            .file("d", b"a file between")
+            .file("d/new", b"")
+            .dir("e/f", 0o755)
+            .file("e/f/old", b"")
+            .symlink("e", "g")
+            .file("e/f/new", b""),
+    );
+    assert!(layer.exists("d/new") && !layer.exists("d/old"));
+    assert!(layer.exists("g/f/new") && !layer.exists("g/f/old"));
+}
+
+#[test]
 fn parents_are_made_or_followed_inside_the_root() {
     let layer = unpacked(
         Archive::new()
@@ -449,15 +466,18 @@ fn parents_are_made_or_followed_inside_the_root() {
             .dir("tmp/named-later", 0o755)
             .dir("tmp", 0o1777)
             .file("run2/.wh.gone", b"")
+            .symlink("var/run", "/run")
+            .file("var/run/deeper", b"")
             .symlink("opaque", "/made")
             .file("opaque/.wh..wh..opq", b""),
     );
+    assert!(layer.exists("run/deeper") && !layer.exists("var/run/run"));
     assert!(layer.exists("run/lock/x") && layer.stat("run2").is_symlink());
     assert!(layer.exists("usr/lib/so") && layer.exists("usr/y"));
     assert_eq!(layer.stat("lib64").ino(), layer.stat("usr/lib/so").ino());
     assert_eq!(layer.mode("tmp"), 0o1777);
     assert!(layer.is_whiteout("run/gone") && layer.is_opaque("made"));
-    assert_eq!(layer.implicit(), ["/", "a", "a/b", "run", "run/lock", "usr"]);
+    assert_eq!(layer.implicit(), ["/", "a", "a/b", "run", "run/lock", "usr", "var"]);
     assert_eq!((layer.mode("a/b"), layer.stat("a/b").mtime()), (0o755, 0), "the same layer, the same files");
 }
 
@@ -488,7 +508,8 @@ fn links_into_lower_layers_are_noted() {
 #[test]
 fn nothing_escapes() {
     let victim = |scratch: &Path| scratch.join("victim").to_string_lossy().into_owned();
-    let cases: Vec<(&str, Box<dyn Fn(&str) -> Archive>)> = vec![
+    type Make = Box<dyn Fn(&str) -> Archive>;
+    let cases: Vec<(&str, Make)> = vec![
         ("write through an absolute link", Box::new(|v| Archive::new().symlink("l", v).file("l/secret", b"x"))),
         (
             "write through a relative link",
