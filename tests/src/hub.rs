@@ -15,7 +15,7 @@ impl Hub {
         require("openssl");
         lab.sh("cd .. && mkdir hub && cd hub
             openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj '/CN=lab' \\
-                -addext 'subjectAltName=DNS:registry-1.docker.io,DNS:index.docker.io,DNS:auth.docker.io' \\
+                -addext basicConstraints=critical,CA:FALSE -addext 'subjectAltName=DNS:registry-1.docker.io,DNS:index.docker.io,DNS:auth.docker.io' \\
                 -keyout key.pem -out certificate.pem 2>openssl.log || { cat openssl.log >&2; exit 1; }
             { cat /etc/hosts; echo 127.0.0.1 registry-1.docker.io index.docker.io auth.docker.io; } > hosts
             mount --bind hosts /etc/hosts

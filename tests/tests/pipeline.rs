@@ -246,11 +246,12 @@ fn killed_at_any_point_leaves_nothing_for_prune(stage: &str) {
             .spawn();
         let delay = f64::from(delay_ms) / 1000.0;
         lab.sh(&format!(
-            "until pgrep -f '^{stage}' >/dev/null; do :; done
+            "for try in $(seq 200); do pgrep -f '^{stage}' >/dev/null && break; done
             sleep {delay}
-            pkill -KILL -o -f '^{stage}' || :
+            pkill -KILL -o -f '^{stage}'
             sleep 0.3
-            pkill -TERM -o -x mocker-exec || :  # had the stage done its work by then, the container runs: as by kill(1)"
+            # Had the stage done its work by then, the container runs, or soon will: it is ended as by kill(1).
+            while pgrep -x mocker-exec >/dev/null; do pkill -TERM -o -x mocker-exec; sleep 0.2; done"
         ))
         .succeeds();
         pipeline.wait();
