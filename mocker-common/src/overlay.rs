@@ -8,6 +8,7 @@ use std::fmt;
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags};
@@ -40,6 +41,18 @@ pub fn mount(lower: &[PathBuf], upper: &Path, work: &Path) -> Result<OwnedFd, Er
         Err(error) if is_too_old(&error) => mount_by_options(lower, upper, work),
         outcome => outcome,
     }
+}
+
+/// Gives the upper directory the mode, owner and time of the topmost layer's: it is what the container sees as its `/`.
+pub fn dress_upper(lower: &[PathBuf], upper: &Path) -> Result<(), Error> {
+    let Some(top) = lower.first() else { return Ok(()) };
+    let below = fs::metadata(top).map_err(failed("look at", top.display()))?;
+    let dress = || {
+        std::os::unix::fs::chown(upper, Some(below.uid()), Some(below.gid()))?;
+        fs::set_permissions(upper, below.permissions())?;
+        fs::File::open(upper)?.set_modified(below.modified()?)
+    };
+    dress().map_err(failed("give the image's mode and owner to", upper.display()))
 }
 
 /// Gives a detached mount its place: from now on `target` shows it.

@@ -38,7 +38,7 @@ pub fn run(document: &Document, id: &ContainerId, settings: &Settings, signals: 
 
     let dirs = Directories::from_env();
     let claim = state::claim(&dirs, id, TOOL, Hook::own("delete", id)?, settings.inherited)?;
-    let outcome = etc::prepare_directory(&plan).and_then(|()| {
+    let outcome = etc::prepare_directory(&plan, document).and_then(|()| {
         rootfs::prepare(&plan)?;
         etc::prepare(&mut plan)?;
         start_and_wait(&plan, &prepared, settings, user, signals)

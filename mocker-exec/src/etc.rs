@@ -6,6 +6,7 @@
 use std::fs;
 use std::path::Path;
 
+use mocker_common::document::Document;
 use mocker_common::error::{Error, failed};
 use mocker_common::state::ensure_private_dir;
 use serde_json::Value;
@@ -40,13 +41,16 @@ pub fn prepare(plan: &mut Plan) -> Result<(), Error> {
     Ok(())
 }
 
-/// Makes the container's directory. It must be new: what lies there belongs to another container of this id.
-pub fn prepare_directory(plan: &Plan) -> Result<(), Error> {
+/// Makes the container's directory and writes its document there: mocker-images reads which layers are in use. The
+/// directory must be new: what lies there belongs to another container of this id.
+pub fn prepare_directory(plan: &Plan, document: &Document) -> Result<(), Error> {
     let Root::Layers { directory, .. } = &plan.root else { return Ok(()) };
     ensure_private_dir(directory.parent().unwrap_or(Path::new("/")))?;
     fs::create_dir(directory).map_err(failed("make directory", directory.display())).map_err(|error| {
         error.why("a container's own layer must start empty").hint(format!("mocker-exec delete {}", plan.id))
-    })
+    })?;
+    let path = directory.join("config.json");
+    fs::write(&path, document.to_bytes()).map_err(failed("write", path.display()))
 }
 
 fn hosts(network: &Value, hostname: &str) -> String {

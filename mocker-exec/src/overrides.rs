@@ -69,7 +69,7 @@ fn set_user(document: &mut Document, user: &str) -> Result<(), Error> {
 /// Where the container's files lie before it is mounted: its layers, top first, or its root directory.
 fn etc_places(document: &Document) -> Result<Vec<PathBuf>, Error> {
     let lower: Vec<PathBuf> = document.view("/mocker/rootfs/lower")?;
-    match lower.is_empty() || document.get("/mocker/rootfs/merged").is_some() {
+    match document.get("/mocker/rootfs/lower").is_none() || document.get("/mocker/rootfs/merged").is_some() {
         true => Ok(vec![document.text("/root/path").unwrap_or("rootfs").into()]),
         false => Ok(lower),
     }

@@ -24,13 +24,14 @@ pub struct Rootfs {
 
 /// Makes the directories that the container's own layer needs. Outside, before there is a container.
 pub fn prepare(plan: &Plan) -> Result<(), Error> {
-    if let Root::Layers { directory, .. } = &plan.root {
+    if let Root::Layers { directory, lower } = &plan.root {
         for part in ["upper", "work", "rootfs"] {
             ensure_private_dir(&directory.join(part))?;
         }
-        // The upper directory is the container's `/`: others than root must be able to enter it.
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        std::fs::set_permissions(directory.join("upper"), mode).map_err(failed("open up", directory.display()))?;
+        let upper = directory.join("upper");
+        std::fs::set_permissions(&upper, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .map_err(failed("open up", upper.display()))?;
+        overlay::dress_upper(lower, &upper)?;
     }
     Ok(())
 }

@@ -57,6 +57,7 @@ fn create(store: &Store, id: &ContainerId, lower: &[PathBuf], undo: &mut Undo) -
     let [upper, work, rootfs] = ["upper", "work", "rootfs"].map(|name| directory.join(name));
     step(MakeDirectory { path: &upper, mode: 0o755 })
         .because("everything the container writes lands here, and its mode and owner are those of the container's /")?;
+    overlay::dress_upper(lower, &upper)?;
     step(MakeDirectory { path: &work, mode: 0o700 })
         .because("overlayfs prepares copies here and renames them into upper; both must be on one file system")?;
     step(MakeDirectory { path: &rootfs, mode: 0o755 }).because("a mount needs a directory to be attached to")?;
