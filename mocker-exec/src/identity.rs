@@ -14,6 +14,7 @@ use crate::plan::{Plan, Process};
 use crate::rootfs::Rootfs;
 use crate::seccomp;
 
+#[allow(clippy::unnecessary_cast)] // signed with musl
 const LIMITS: [(&str, u32); 16] = [
     ("RLIMIT_CPU", libc::RLIMIT_CPU as u32),
     ("RLIMIT_FSIZE", libc::RLIMIT_FSIZE as u32),

@@ -11,7 +11,7 @@ use crate::calls::explained;
 struct LoopbackUp<'a>(BorrowedFd<'a>);
 
 explained!(LoopbackUp<'a>, "netdevice(7), SIOCSIFFLAGS", |_this| {
-    call: r#"ioctl(socket, SIOCSIFFLAGS, {"lo", IFF_UP})"#.to_string(),
+    call: r#"ioctl(socket, SIOCSIFFLAGS, {"lo", IFF_UP})"#,
     aim: "bring the loopback interface up".to_string(),
     by_hand: "ip link set lo up".to_string(),
 });

@@ -12,7 +12,7 @@ macro_rules! explained {
         impl $(<$life>)? std::fmt::Display for $call $(<$life>)? {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 let $this = self;
-                f.write_str(&$call_text)
+                f.write_str(AsRef::<str>::as_ref(&$call_text))
             }
         }
 

@@ -160,7 +160,7 @@ impl KernelCall for StepInto<'_> {
 pub struct PivotRoot;
 
 explained!(PivotRoot, "pivot_root(2), NOTES", |_this| {
-    call: r#"pivot_root(".", ".")"#.to_string(),
+    call: r#"pivot_root(".", ".")"#,
     aim: "make the rootfs the container's root".to_string(),
     by_hand: "pivot_root . .".to_string(),
     diagnose: |errno| match errno {

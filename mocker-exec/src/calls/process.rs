@@ -130,7 +130,7 @@ impl KernelCall for SetName<'_> {
 pub struct NewSession;
 
 explained!(NewSession, "setsid(2)", |_this| {
-    call: "setsid()".to_string(),
+    call: "setsid()",
     aim: "begin a session of its own".to_string(),
     by_hand: "setsid …".to_string(),
 });
@@ -284,7 +284,7 @@ fn check(result: libc::c_long) -> Result<(), Cause> {
 pub struct ControllingTerminal<'a>(pub BorrowedFd<'a>);
 
 explained!(ControllingTerminal<'a>, "ioctl_tty(2)", |_this| {
-    call: "ioctl(terminal, TIOCSCTTY, 0)".to_string(),
+    call: "ioctl(terminal, TIOCSCTTY, 0)",
     aim: "make the terminal the session's own".to_string(),
     by_hand: "setsid -c …".to_string(),
 });
