@@ -14,7 +14,7 @@ use crate::ports::Publication;
 /// A stage: reads a document, makes the network, and writes the document with the namespace's path, with what was made
 /// under mocker.network, and with `mocker-net delete ID` in front of its poststop hooks.
 #[derive(Parser, Debug)]
-#[command(name = "mocker-net", version, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
+#[command(name = "mocker-net", version, after_help = EXAMPLES)]
 pub struct Args {
     #[command(flatten)]
     pub stage: StageArgs,
@@ -22,6 +22,20 @@ pub struct Args {
     pub network: NetworkArgs,
     #[command(subcommand)]
     pub command: Option<Command>,
+}
+
+impl Args {
+    /// Whether something is asked for that only the stage can do.
+    pub fn is_stage(&self) -> bool {
+        let StageArgs { new, id, name, document_fd, .. } = &self.stage;
+        let network = &self.network;
+        *new || id.is_some()
+            || name.is_some()
+            || document_fd.is_some()
+            || !network.publish.is_empty()
+            || network.ip.is_some()
+            || network.subnet.is_some()
+    }
 }
 
 #[derive(ClapArgs, Clone, Debug)]

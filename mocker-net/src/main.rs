@@ -24,7 +24,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use mocker_common::document::Document;
-use mocker_common::error::Error;
+use mocker_common::error::{Error, USAGE};
 use mocker_common::step::step;
 use mocker_common::undo::Undo;
 use mocker_common::{explain, stage};
@@ -45,6 +45,7 @@ fn main() -> ExitCode {
     let args = Args::parse();
     explain::begin(args.stage.explain.explain, "net");
     let result = match &args.command {
+        Some(_) if args.is_stage() => Err(Error::new("cannot make a network and run a command at once").status(USAGE)),
         None => plan::check_options(&args.network).and_then(|()| {
             stage::run(TOOL, &args.stage, |document, undo| on_runtime(recipe(document, &args.network, undo)))
         }),
@@ -90,6 +91,9 @@ async fn recipe(document: &mut Document, args: &NetworkArgs, undo: &mut Undo) ->
 /// Returns what is to be made, on record already, and the index of the bridge.
 async fn reserve(state: &State, plan: &Plan, bridge: &BridgePlan, host: &Netlink) -> Result<(Record, u32), Error> {
     let _lock = state.lock()?;
+    let chains: Chains = step(ListChains)
+        .because("our rules may have been flushed, and another firewall's chain may drop what ours accept")?
+        .into();
     let address = addresses::choose(state, &bridge.name, &bridge.subnet, bridge.asked)?;
     ports::check(state, &bridge.ports, bridge.subnet.gateway())?;
     let link = Link {
@@ -111,9 +115,6 @@ async fn reserve(state: &State, plan: &Plan, bridge: &BridgePlan, host: &Netlink
     ports::register(state, &link.ports, &plan.id)?;
     forwarding::enable(state, host).await?;
 
-    let chains: Chains = step(ListChains)
-        .because("our rules may have been flushed, and another firewall's chain may drop what ours accept")?
-        .into();
     nat::ensure(state, &link, &chains)?;
     for warning in chains.warnings(&link.bridge) {
         eprintln!("{TOOL}: {warning}");

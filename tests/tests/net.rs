@@ -307,6 +307,8 @@ fn none_is_a_loopback_alone_and_host_is_no_namespace() {
     lab.sh("mocker-net delete lab").succeeds();
     lab.sh("mocker-net --new --network host -p 80:80").fails(2);
     lab.sh("mocker-net --new -p 80").fails(2);
+    lab.sh("mocker-net -p 80:80 delete lab").fails(2);
+    lab.sh("mocker-net --explain=json delete lab").succeeds();
     lab.assert_same(&before);
 }
 
@@ -318,6 +320,18 @@ fn without_nft_nothing_is_made_and_the_package_is_named() {
         .fails(1)
         .says("nft is not installed")
         .says("package nftables");
+    lab.assert_same(&before);
+}
+
+#[test]
+fn without_rights_nothing_is_made_and_root_is_asked_for() {
+    let lab = Lab::new("rights");
+    let before = lab.snapshot();
+    lab.sh("chmod 1777 . && MOCKER_RUN=$PWD/run setpriv --bounding-set=-all --inh-caps=-all --reuid 65534 --clear-groups mocker-net --new --id lab")
+        .fails(1)
+        .says("Operation not permitted (EPERM)")
+        .says("run it as root");
+    lab.sh("find run -name '*.json'").prints("");
     lab.assert_same(&before);
 }
 
