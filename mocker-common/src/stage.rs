@@ -102,11 +102,23 @@ fn make(
     if let Some(signal) = signals.pending() {
         return Err(Error::new(format!("interrupted by {signal}")));
     }
-    state::hand_over_to_stdout(&claim)?;
+    // A pipe's reader may be quick: it owns what it reads. A file keeps nothing until the document is in it.
+    let piped = stdout_is_pipe();
+    if piped {
+        state::hand_over_to_stdout(&claim)?;
+    }
     write(&document)?;
     wait_until_read(signals)?;
+    if !piped {
+        state::hand_over_to_stdout(&claim)?;
+    }
     undo.disarm();
     Ok(())
+}
+
+fn stdout_is_pipe() -> bool {
+    rustix::fs::fstat(std::io::stdout())
+        .is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Fifo)
 }
 
 /// Waits until the next stage has taken the whole document. A write to a pipe succeeds as long as a reader is there and
@@ -114,8 +126,7 @@ fn make(
 /// nobody would undo what was made. Source: pipe(7), Pipe capacity; `FIONREAD` counts what is still unread.
 fn wait_until_read(signals: &HeldSignals) -> Result<(), Error> {
     let stdout = std::io::stdout();
-    let is_pipe = rustix::fs::fstat(&stdout)
-        .is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Fifo);
+    let is_pipe = stdout_is_pipe();
     let unread = || rustix::io::ioctl_fionread(&stdout).unwrap_or(0) > 0;
     let pause = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
     while is_pipe && unread() {

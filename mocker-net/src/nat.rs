@@ -34,7 +34,7 @@ pub fn ensure(state: &State, link: &Link, chains: &Chains) -> Result<(), Error> 
     let mut script = rules(&table, link);
     links.for_each(|link| script += &elements("add", &table, link, &link.ports));
     step(Nft { script: &script }).because(
-        "the outside cannot answer 10.0.0.3: the host lends its address on the way out, and takes published ports in",
+        "the outside cannot answer a private address: the host lends its address on the way out, and takes published ports in",
     )
 }
 
