@@ -139,11 +139,15 @@ impl DieWithTheTest for Command {
 /// The script that the first process runs, before it sleeps. SIGCHLD ignored: the kernel reaps its orphans.
 fn setup(hierarchies: &[Hierarchy]) -> String {
     let mut script = "set -e
+        # Other people's networks and containers are not this host's; they come and go.
+        findmnt -rno TARGET,FSTYPE | awk '$1 ~ \"^/run/\" || ($2 ~ /nsfs|overlay/ && $1 != \"/\") { print $1 }' |
+            sort -r | while read -r mount; do umount -l \"$mount\"; done
         mount --make-rshared /
         mount -t proc proc /proc
         mount -t sysfs sysfs /sys
         mount -t tmpfs -o mode=755 tmpfs /run
         ip link set lo up
+        echo 0 > /proc/sys/net/ipv4/ip_forward      # a new network namespace has the machine's settings
         hostname lab
     "
     .to_string();
@@ -157,7 +161,7 @@ fn setup(hierarchies: &[Hierarchy]) -> String {
             None => format!("mkdir -p {at}; mount -t cgroup2 cgroup2 {at}; echo 0 > {at}/{SEAT}/cgroup.procs\n"),
         };
     }
-    script + "trap '' CHLD; echo ready; exec sleep infinity >/dev/null"
+    script + "echo ready; exec env --ignore-signal=CHLD sleep infinity >/dev/null"
 }
 
 /// On cgroup v2 a group with processes has no children with controllers. So those of the lab sit in a leaf.

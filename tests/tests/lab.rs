@@ -42,3 +42,10 @@ fn a_registry_serves_the_demo_images_in_a_lab() {
         .succeeds()
         .prints("latest");
 }
+
+#[test]
+fn orphans_are_reaped() {
+    let lab = Lab::new("orphans");
+    let out = lab.sh("(sleep 0.1 &); sleep 0.3; ps -e -o stat=").succeeds();
+    assert!(!out.stdout.contains('Z'), "{out}");
+}
