@@ -46,7 +46,10 @@ pub fn mount(lower: &[PathBuf], upper: &Path, work: &Path) -> Result<OwnedFd, Er
 /// Gives the upper directory the mode, owner and time of the topmost layer's: it is what the container sees as its `/`.
 pub fn dress_upper(lower: &[PathBuf], upper: &Path) -> Result<(), Error> {
     let Some(top) = lower.first() else { return Ok(()) };
-    let below = fs::metadata(top).map_err(failed("look at", top.display()))?;
+    let below = match fs::metadata(top) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()), // `mount` refuses it, and says more
+        other => other.map_err(failed("look at", top.display()))?,
+    };
     let dress = || {
         std::os::unix::fs::chown(upper, Some(below.uid()), Some(below.gid()))?;
         fs::set_permissions(upper, below.permissions())?;
