@@ -61,9 +61,8 @@ impl Work {
         Work { store, repository, progress, slots: Semaphore::new(cores + 1), synced: Mutex::new(None) }
     }
 
-    /// Brings what a layer has written to disk. Layers that are ready while a sync runs share the next one.
-    async fn sync(&self, place: &Arc<Temporary>) -> Result<(), Error> {
-        let ready = Instant::now();
+    /// Brings to disk what was written until `ready`. What is ready while a sync runs shares the next one.
+    pub async fn sync(&self, place: &Arc<Temporary>, ready: Instant) -> Result<(), Error> {
         let mut synced = self.synced.lock().await;
         if synced.is_some_and(|begun| begun >= ready) {
             return Ok(());
@@ -112,7 +111,7 @@ pub async fn fetch(work: &Work, layer: &Layer) -> Result<(), Error> {
     drop(slot);
 
     bar.state("to disk");
-    work.sync(&place).await?;
+    work.sync(&place, Instant::now()).await?;
     if wanted.blob {
         publish::blob(&place.path().join("blob"), &store.blob(&layer.blob.digest))?;
     }

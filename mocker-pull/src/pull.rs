@@ -1,14 +1,13 @@
 //! One image, from a registry's name for it to an entry in the store's index.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use mocker_common::digest::{DiffId, Digest, sha256};
-use mocker_common::error::Error;
+use mocker_common::error::{Error, failed};
 use mocker_common::image::{Config, Image};
 use mocker_common::reference::Reference;
-use mocker_common::state::write_atomically;
-use mocker_common::store::{INDEX_DIGEST, STORED_AT, Store};
+use mocker_common::store::{INDEX_DIGEST, STORED_AT, Store, Temporary};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
@@ -40,20 +39,19 @@ pub async fn pull(
 
     let (document, index) = resolve(&repository, reference, wanted).await?;
     let manifest = Manifest::read(&document.json).map_err(|error| error.while_doing(&name))?;
-    let config = fetch_config(store, &repository, &manifest.config).await?;
+    let mut staged = Staged::begin(store)?;
+    let config = fetch_config(store, &repository, &manifest.config, &mut staged).await?;
     let platform = check_platform(&name, &config, wanted)?;
     let layers = manifest.layers_of(&config).map_err(|error| error.while_doing(&name))?;
+    staged.put(&document.digest, &document.bytes)?;
 
     let work = Arc::new(Work::new(store.clone(), repository, progress.clone()));
     fetch_layers(&work, &layers).await?;
     let diff_ids: Vec<DiffId> = layers.into_iter().map(|layer| layer.diff_id).collect();
     fixup::build(store, &diff_ids)?;
+    staged.publish(&work).await?;
 
     // Everything is there. The index comes last: from then on the image can be found.
-    write_atomically(&store.blob(&document.digest), 0o644, &document.bytes)?;
-    for directory in ["image/blobs/sha256", "layers/sha256", "fixups/sha256"] {
-        publish::to_disk_by_name(&store.root().join(directory))?;
-    }
     let mut descriptor = json!({
         "mediaType": manifest.media_type,
         "digest": document.digest.to_string(),
@@ -64,16 +62,67 @@ pub async fn pull(
     if let Some(index) = index {
         descriptor["annotations"][INDEX_DIGEST] = index.into();
     }
-    let known = store
-        .entries()?
-        .iter()
-        .any(|entry| entry.reference == reference.to_string() && entry.manifest == document.digest);
-    store.list_image(reference, descriptor)?;
-    progress.say(&format!("{name}: {} {}", if known { "unchanged" } else { "stored" }, document.digest));
+    match is_listed(store, reference, &descriptor)? {
+        true => progress.say(&format!("{name}: unchanged {}", document.digest)),
+        false => {
+            for directory in ["image/blobs/sha256", "layers/sha256", "fixups/sha256"] {
+                publish::to_disk_by_name(&store.root().join(directory))?;
+            }
+            store.list_image(reference, descriptor)?;
+            progress.say(&format!("{name}: stored {}", document.digest));
+        }
+    }
 
     let listed = store.entries()?.into_iter().find(|entry| entry.reference == reference.to_string());
     let entry = listed.ok_or_else(|| Error::new(format!("cannot find {name}: it was removed while it was pulled")))?;
     Image::read(store, entry)
+}
+
+/// Whether the index has it so already, but for when it was stored.
+fn is_listed(store: &Store, reference: &Reference, descriptor: &Value) -> Result<bool, Error> {
+    let text = reference.to_string();
+    let entries = store.entries()?;
+    let Some(entry) = entries.iter().find(|entry| entry.reference == text) else { return Ok(false) };
+    let same = |pointer: &str| entry.descriptor.pointer(pointer) == descriptor.pointer(pointer);
+    let index = &entry.descriptor["annotations"][INDEX_DIGEST];
+    Ok(same("/digest") && same("/platform") && *index == descriptor["annotations"][INDEX_DIGEST])
+}
+
+/// The manifest and the config, on their way into the store: they share the layers' sync.
+struct Staged {
+    store: Store,
+    place: Arc<Temporary>,
+    blobs: Vec<Digest>,
+    written: Instant,
+}
+
+impl Staged {
+    fn begin(store: &Store) -> Result<Self, Error> {
+        let place = Arc::new(store.temporary()?);
+        Ok(Staged { store: store.clone(), place, blobs: Vec::new(), written: Instant::now() })
+    }
+
+    /// Writes a blob beside its place. One that the store has, and has whole, is left as it is.
+    fn put(&mut self, digest: &Digest, bytes: &[u8]) -> Result<(), Error> {
+        if std::fs::read(self.store.blob(digest)).is_ok_and(|here| here == bytes) {
+            return Ok(());
+        }
+        let path = self.place.path().join(digest.hex());
+        std::fs::write(&path, bytes).map_err(failed("write", path.display()))?;
+        self.written = Instant::now();
+        self.blobs.push(digest.clone());
+        Ok(())
+    }
+
+    async fn publish(self, work: &Work) -> Result<(), Error> {
+        if !self.blobs.is_empty() {
+            work.sync(&self.place, self.written).await?;
+        }
+        for digest in &self.blobs {
+            publish::blob(&self.place.path().join(digest.hex()), &self.store.blob(digest))?;
+        }
+        Ok(())
+    }
 }
 
 /// `nginx`, `nginx:1.27`: as a person would type it.
@@ -110,21 +159,21 @@ async fn resolve(
         .likely("a broken or hostile image"))
 }
 
-async fn fetch_config(store: &Store, repository: &Repository, descriptor: &Descriptor) -> Result<Config, Error> {
+async fn fetch_config(
+    store: &Store,
+    repository: &Repository,
+    descriptor: &Descriptor,
+    staged: &mut Staged,
+) -> Result<Config, Error> {
     const WHY: &str = "the config says what to run, and by their diff_ids what the layers hold once unpacked";
-    let path = store.blob(&descriptor.digest);
     let is_it = |bytes: &Vec<u8>| {
         bytes.len() as u64 == descriptor.size && Digest::from_bytes(&sha256(bytes)) == descriptor.digest
     };
-    let here = std::fs::read(&path).ok().filter(is_it);
-    let bytes = match here {
+    let bytes = match std::fs::read(store.blob(&descriptor.digest)).ok().filter(is_it) {
         Some(bytes) => bytes,
-        None => {
-            let bytes = repository.small_blob(descriptor, CONFIG_LIMIT, WHY).await?;
-            write_atomically(&path, 0o644, &bytes)?;
-            bytes
-        }
+        None => repository.small_blob(descriptor, CONFIG_LIMIT, WHY).await?,
     };
+    staged.put(&descriptor.digest, &bytes)?;
     serde_json::from_slice(&bytes).map_err(|cause| {
         Error::new(format!("cannot read the image's config {}: {cause}", descriptor.digest.short()))
             .likely("a broken tool has made the image")

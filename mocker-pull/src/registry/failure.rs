@@ -165,6 +165,10 @@ impl Failure {
             Kind::Status(404) => ("the registry has lost a part of the image", "push the image again".into()),
             Kind::Status(429) => ("too many pulls from this address, or by this user", self.when()),
             Kind::Status(500..) => ("the registry is in trouble", self.when()),
+            Kind::Status(400) if url.scheme() == "http" => (
+                "it wants TLS; with the loopback mocker speaks plain HTTP",
+                "call it by another name or address of this machine".into(),
+            ),
             Kind::Status(_) => ("what answers there is no registry", format!("curl -v {}v2/", base(url))),
             Kind::Broken | Kind::Told(_) => ("", String::new()),
         };

@@ -127,7 +127,7 @@ fn an_image_by_digest_is_the_one_asked_for_and_found_again() {
 #[test]
 fn what_is_there_is_not_fetched_again() {
     let lab = Lab::new("again");
-    let image = Image::demo(&lab, "nginx");
+    let image = Image::demo(&lab, "tool");
     let server = Scripted::start(&lab, &image, |_, answer| answer);
     pull(&lab, &server.reference()).succeeds().says("done");
     let blobs = server.count(Asked::is_blob);
