@@ -43,16 +43,19 @@ fn seconds(text: &str) -> Result<Duration, String> {
 
 const EXAMPLES: &str = "\
 Examples:
-  mocker-pull nginx                                              fetch it, show how it goes
-  { mocker-images get nginx || mocker-pull nginx; } | mocker-exec   run it, pulling it if need be
+  mocker-pull nginx                                        fetch it, show how it goes
+  { mocker-images get nginx || mocker-pull nginx; } | mocker-exec     run it, pulled if need be
   mocker-pull --platform linux/arm64 debian | jq .annotations
-  mocker-pull nginx redis | jq -r .mocker.image.manifest         several: one document a line, in this order
-  mocker-pull --explain busybox > /dev/null                      see each step of the protocol
+  mocker-pull nginx redis | jq -r .mocker.image.manifest   several: a document a line, in order
+  mocker-pull --explain busybox > /dev/null                see each step of the protocol
 
-Credentials are read where docker login and podman login keep them: $REGISTRY_AUTH_FILE, else $DOCKER_CONFIG/config.json,
-else ~/.docker/config.json, then $XDG_RUNTIME_DIR/containers/auth.json. Credential helpers are not run.
-Registries are spoken to by TLS, those of the loopback (127.0.0.0/8, ::1, localhost) by plain HTTP.
-Variables: HTTPS_PROXY, NO_PROXY; SSL_CERT_FILE, SSL_CERT_DIR (certificates to trust in place of the system's).
+Credentials are read where docker login and podman login keep them: $REGISTRY_AUTH_FILE, else
+$DOCKER_CONFIG/config.json, else ~/.docker/config.json; $XDG_RUNTIME_DIR/containers/auth.json.
+Credential helpers are not run.
+
+Registries are spoken to by TLS; those of the loopback, named 127.0.0.0/8, ::1 or localhost, by
+plain HTTP. Variables: HTTPS_PROXY, NO_PROXY; SSL_CERT_FILE, SSL_CERT_DIR: whom to trust in place
+of the system's certificate authorities.
 
 Exit status: 0 done, 1 failed, 2 a command line that makes no sense.
 Images are kept in $MOCKER_ROOT, else /var/lib/mocker for root, else $XDG_DATA_HOME/mocker.";

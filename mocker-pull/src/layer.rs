@@ -168,11 +168,12 @@ async fn pass(work: &Work, layer: &Layer, place: &Arc<Temporary>, wanted: Wanted
     let (empty, emptied) = channel();
     let hopeless = Arc::new(AtomicBool::new(false));
 
+    let ended = Ended(Arc::default());
     let source = match wanted.blob {
         true => Source::Network(incoming),
         false => {
             let path = work.store.blob(&layer.blob.digest);
-            Source::File(File::open(&path).map_err(failed("open", path.display()))?)
+            Source::File(File::open(&path).map_err(failed("open", path.display()))?, ended.0.clone())
         }
     };
     let reading = spawn_blocking({
@@ -220,7 +221,8 @@ fn joined<T>(outcome: Result<Result<T, Error>, tokio::task::JoinError>) -> Resul
 async fn is_sound(store: &Store, layer: &Layer) -> Result<bool, Error> {
     let (path, expected) = (store.blob(&layer.blob.digest), layer.blob.digest.clone());
     let hashed = spawn_blocking(move || {
-        let mut blob = Blob::new(Source::File(File::open(&path).map_err(failed("open", path.display()))?), None);
+        let file = File::open(&path).map_err(failed("open", path.display()))?;
+        let mut blob = Blob::new(Source::File(file, Arc::default()), None);
         blob.drain().map_err(failed("read", path.display()))?;
         Ok(Digest::from_bytes(&blob.hash.finalize()) == expected)
     });
@@ -238,7 +240,7 @@ fn read_blob(
     let path = place.join("blob");
     let copy = match &source {
         Source::Network(_) => Some(File::create_new(&path).map_err(failed("make", path.display()))?),
-        Source::File(_) => None,
+        Source::File(..) => None,
     };
     let mut blob = Blob::new(source, copy);
     let on_disk = |cause: &io::Error| cause.raw_os_error().is_some();
@@ -306,7 +308,17 @@ struct Buffers {
 
 enum Source {
     Network(mpsc::Receiver<Bytes>),
-    File(File),
+    /// a blob that is here, and whether the pull has ended meanwhile: a download would end with it, a file does not
+    File(File, Arc<AtomicBool>),
+}
+
+/// Tells the threads of a pass when nobody waits for them any more.
+struct Ended(Arc<AtomicBool>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
 }
 
 /// The blob as thread A reads it: each chunk is kept and hashed when it comes, whoever consumes it.
@@ -378,7 +390,8 @@ impl BufRead for Blob {
         if self.chunk.is_empty() {
             self.chunk = match &mut self.source {
                 Source::Network(incoming) => incoming.blocking_recv().unwrap_or_default(),
-                Source::File(file) => {
+                Source::File(_, ended) if ended.load(Relaxed) => Bytes::new(),
+                Source::File(file, _) => {
                     let mut buffer = vec![0; BUFFER];
                     let count = file.read(&mut buffer)?;
                     buffer.truncate(count);

@@ -109,7 +109,9 @@ impl Repository {
     async fn ask(&self, request: &Request, why: &'static str) -> Result<Response, Failure> {
         let used = self.auth.current(&self.transport, &self.progress, &self.name).await?;
         let response = self.send(request, used.as_deref(), why).await?;
-        if response.status() != StatusCode::UNAUTHORIZED {
+        // Only the registry itself may ask who we are: the host that it redirects to could name its own token server.
+        let asks = response.url().origin() == request.url.origin();
+        if response.status() != StatusCode::UNAUTHORIZED || !asks {
             return judge(response).await;
         }
         let headers = response.headers().get_all(WWW_AUTHENTICATE);

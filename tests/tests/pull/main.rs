@@ -349,6 +349,21 @@ fn credentials_stay_with_the_registry_that_asked() {
 }
 
 #[test]
+fn the_host_of_a_redirect_cannot_ask_for_the_password() {
+    let lab = Lab::new("harvest");
+    let image = Image::demo(&lab, "busybox");
+    let storage = Scripted::start(&lab, &image, |asked, answer| with_tokens(&host(asked), asked, answer, TOKEN));
+    let elsewhere = storage.address.clone();
+    let server = Scripted::start(&lab, &image, move |asked, answer| match asked.is_blob() {
+        true => Answer::status(307).with("Location", format!("http://{elsewhere}{}", asked.path)),
+        false => answer,
+    });
+    log_in(&lab, &server.address, "secret");
+    pull(&lab, &server.reference()).fails(1).says("401");
+    assert_eq!(storage.count(|asked| asked.path.starts_with("/token")), 0, "{:?}", storage.log());
+}
+
+#[test]
 fn a_token_server_or_a_redirect_without_tls_is_refused() {
     let lab = Lab::new("downgrade");
     let image = Image::demo(&lab, "busybox");
