@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{Flock, FlockArg};
+
 use crate::command::Running;
 use crate::lab::Lab;
 use crate::programs::{project, require};
@@ -99,7 +101,7 @@ fn populated() -> PathBuf {
     fs::create_dir_all(&cache).unwrap_or_else(|error| panic!("cannot make {}: {error}", cache.display()));
     let cache = cache.canonicalize().expect("it was just made");
     let lock = File::create(cache.join(".registry.lock")).expect("the cache can be written");
-    lock.lock().expect("a lock");
+    let _lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, errno)| errno).expect("a lock");
 
     // What is there already is not looked at again for each test: scripts/test has checked it.
     let place = cache.join(".registry");

@@ -29,7 +29,7 @@ fn run(mut arguments: Vec<String>) -> Result<(), String> {
     let rounds: usize = option(&mut arguments, "--rounds")?.unwrap_or(20);
     let pause = Duration::from_millis(option(&mut arguments, "--pause")?.unwrap_or(0));
     let before: Option<String> = option(&mut arguments, "--before")?;
-    if arguments.is_empty() || arguments.len() % 2 != 0 {
+    if arguments.is_empty() || !arguments.len().is_multiple_of(2) {
         return Err("usage: side-by-side [--rounds N] [--pause MS] [--before COMMAND] NAME COMMAND…".into());
     }
     let contender = |pair: &[String]| Contender {
