@@ -1,5 +1,6 @@
 //! Running a program in a lab, and what came of it.
 
+use std::cell::Cell;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io::{Read, Write};
@@ -113,7 +114,7 @@ impl Run {
         }
         let stdout = Reading::of(child.stdout.take().expect("stdout is a pipe"));
         let stderr = Reading::of(child.stderr.take().expect("stderr is a pipe"));
-        Running { line, child, stdin, stdout, stderr, deadline: Instant::now() + self.timeout }
+        Running { line, child, stdin, stdout, stderr, deadline: Instant::now() + self.timeout, killed: Cell::new(None) }
     }
 }
 
@@ -125,6 +126,8 @@ pub struct Running {
     stdout: Reading,
     stderr: Reading,
     deadline: Instant,
+    /// the process group that was sent SIGKILL
+    killed: Cell<Option<Pid>>,
 }
 
 impl Running {
@@ -132,7 +135,11 @@ impl Running {
     pub fn signal_group(&self, signal: Signal) {
         // Our child is nsenter, which waits for the program and gives back its status. The program leads a group.
         if let Some(program) = first_child(self.child.id()) {
-            killpg(Pid::from_raw(program as i32), signal).unwrap_or_default(); // it may have ended
+            let group = Pid::from_raw(program as i32);
+            killpg(group, signal).unwrap_or_default(); // it may have ended
+            if signal == Signal::SIGKILL {
+                self.killed.set(Some(group));
+            }
         }
     }
 
@@ -192,6 +199,9 @@ impl Running {
             std::thread::sleep(Duration::from_millis(2));
         };
         let patience = Instant::now() + Duration::from_secs(1);
+        while self.killed.get().is_some_and(|group| killpg(group, None).is_ok()) && Instant::now() < patience {
+            std::thread::sleep(Duration::from_millis(1)); // a process that was killed in a system call ends it first
+        }
         self.stdout.finish(patience);
         self.stderr.finish(patience);
         Output {
