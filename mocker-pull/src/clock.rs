@@ -23,8 +23,11 @@ pub fn http_date(text: &str) -> Option<SystemTime> {
     let mut clock = words.next()?.split(':').map(|part| part.parse::<u64>().ok().filter(|part| *part < 61));
     let (hours, minutes, seconds) = (clock.next()??, clock.next()??, clock.next()??);
     let legal = words.next() == Some("GMT") && (1..=31).contains(&day) && (1970..=9999).contains(&year) && hours < 24;
+    if !legal {
+        return None; // before it is reckoned with: a year of twenty digits overflows
+    }
     let seconds = days_before(year, month, day)? * DAY + hours * 3600 + minutes * 60 + seconds;
-    legal.then(|| UNIX_EPOCH + Duration::from_secs(seconds))
+    Some(UNIX_EPOCH + Duration::from_secs(seconds))
 }
 
 /// Year, month and day of a day counted from 1970-01-01. Years are counted from March, so that the leap day is a
