@@ -8,6 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, killpg};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags};
 use serde::{Deserialize, Serialize};
@@ -69,7 +70,10 @@ impl Hook {
         }
 
         if !wait_for_end(&child, self.timeout.map(Duration::from_secs))? {
-            child.kill().and_then(|()| child.wait()).map_err(failed("kill hook", &self.path))?;
+            // It leads a process group: what it has started goes with it.
+            let group = nix::unistd::Pid::from_raw(child.id() as i32);
+            killpg(group, Signal::SIGKILL).map_err(|errno| failed("kill hook", &self.path)(errno.into()))?;
+            child.wait().map_err(failed("wait for hook", &self.path))?;
             return Err(refused(format!("it took longer than {} s", self.timeout.unwrap_or(0))));
         }
         match child.wait().map_err(failed("wait for hook", &self.path))? {
