@@ -201,13 +201,20 @@ fn unmake(group: &Group, id: &ContainerId) -> Result<(), Error> {
 /// Kills everything in the group and below until nothing is left, however fast it forks.
 fn end_processes(group: &Group) -> Result<(), Error> {
     const PATIENCE: Duration = Duration::from_secs(10);
+    // Hundreds need a while to end, and freezing them meanwhile only holds them up. What is still there then is a process
+    // that somebody has moved out of the unified hierarchy alone.
+    const ONE_BY_ONE_AFTER: Duration = Duration::from_secs(2);
+    let kill_file = group.unified().map(|unified| unified.join("cgroup.kill")).filter(|file| file.exists());
     let start = Instant::now();
     let mut pause = Duration::from_micros(200);
     while !processes(group).is_empty() {
-        match group.unified().map(|unified| unified.join("cgroup.kill")).filter(|file| file.exists()) {
-            Some(file) if pause < Duration::from_millis(10) => step(WriteFile { path: &file, value: "1" }).because(
-                "one write kills all at once and what they fork meanwhile; signals one by one lose that race",
-            )?,
+        match &kill_file {
+            Some(file) if start.elapsed() < ONE_BY_ONE_AFTER => {
+                step(WriteFile { path: file, value: "1" }).because(
+                    "one write kills all at once and what they fork meanwhile; signals one by one lose that race",
+                )?;
+                thaw_v1(group)?; // a process that v1 has frozen dies only when it is thawed
+            }
             _ => kill_one_by_one(group)?,
         }
         let left = processes(group);

@@ -8,6 +8,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use mocker_common::error::{Error, errno_text};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
@@ -70,6 +71,13 @@ impl Channel {
         self.send(&packet, None).unwrap_or_default();
     }
 
+    /// Whether the other end is closed.
+    pub fn is_closed(&self) -> bool {
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let mut ends = [PollFd::new(&self.0, PollFlags::empty())];
+        poll(&mut ends, Some(&now)).is_ok_and(|_| ends[0].revents().intersects(PollFlags::HUP | PollFlags::ERR))
+    }
+
     fn send(&self, packet: &[u8], descriptor: Option<BorrowedFd<'_>>) -> Result<(), Error> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
@@ -130,7 +138,9 @@ mod tests {
         let sent = Error::new("cannot x").why("y").status(127);
         inside.failed(&sent);
         inside.failed(&Error::new("z".repeat(100_000)));
+        assert!(!outside.is_closed());
         drop(inside);
+        assert!(outside.is_closed());
         assert!(matches!(outside.receive().unwrap(), Message::Failed(error) if *error == sent));
         assert!(matches!(outside.receive().unwrap(), Message::Failed(error) if error.what.starts_with("zzz")));
         assert!(matches!(outside.receive().unwrap(), Message::Closed));

@@ -105,6 +105,9 @@ pub fn assume(process: &Process, sets: &Sets, filter: Option<&seccomp::Program>)
     step(SetUid(user.uid))
         .because("the program runs as the container's user, by number; names mean nothing to the kernel")?;
 
+    step(Prctl { option: libc::PR_SET_PDEATHSIG, name: "PR_SET_PDEATHSIG", value: libc::SIGKILL as u64 })
+        .because("changing the user has cleared it, and the container must still not outlive its tool")?;
+
     capabilities::apply(sets)?;
     if process.no_new_privileges
         && let Some(filter) = filter

@@ -68,7 +68,7 @@ fn become_container(plan: &Plan, prepared: &Prepared, channel: &Channel) -> Resu
     finish_root(plan, rootfs)?;
     run_hooks(&plan.hooks.start_container, plan, "created")?;
     enter_working_directory(plan)?;
-    become_program(plan, prepared, slave)
+    become_program(plan, prepared, channel, slave)
 }
 
 /// The container must not outlive the tool that cleans up after it.
@@ -146,7 +146,12 @@ fn make_missing_directories(cwd: &str) -> Result<(), Error> {
 }
 
 /// The last steps: session, terminal, identity, and the program.
-fn become_program(plan: &Plan, prepared: &Prepared, slave: Option<OwnedFd>) -> Result<Infallible, Error> {
+fn become_program(
+    plan: &Plan,
+    prepared: &Prepared,
+    channel: &Channel,
+    slave: Option<OwnedFd>,
+) -> Result<Infallible, Error> {
     let narrative = step_aside()?;
     if slave.is_none() && !prepared.pass_stdin {
         let null = rustix::fs::open(
@@ -161,9 +166,10 @@ fn become_program(plan: &Plan, prepared: &Prepared, slave: Option<OwnedFd>) -> R
         .because("a descriptor of the host that stays open is a way out of the container (CVE-2024-21626)")?;
 
     identity::assume(&plan.process, &prepared.capabilities, prepared.filter.as_ref())?;
-    // Changing the user has cleared it.
-    step(Prctl { option: libc::PR_SET_PDEATHSIG, name: "PR_SET_PDEATHSIG", value: libc::SIGKILL as u64 })
-        .because("changing the user has cleared it, and the container must still not outlive its tool")?;
+    // Between the change of user and the step after it a parent that died sent nothing: look whether it is there.
+    if channel.is_closed() {
+        return Err(Error { quiet: true, ..Error::new("mocker-exec is gone") });
+    }
     if plan.init {
         reaper::become_init()?;
     }
