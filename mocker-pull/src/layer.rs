@@ -23,19 +23,19 @@ use mocker_common::digest::{DiffId, Digest};
 use mocker_common::error::{Error, failed};
 use mocker_common::explain;
 use mocker_common::lock::Lock;
+use mocker_common::publish;
 use mocker_common::step::Explained;
 use mocker_common::store::{Store, Temporary};
+use mocker_common::unpack::compression::{self, MAGIC};
+use mocker_common::unpack::{self, Limits};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{Mutex, Semaphore, mpsc};
 use tokio::task::spawn_blocking;
 
-use crate::compression::{self, MAGIC};
 use crate::manifest::Layer;
 use crate::progress::{Bar, Progress};
-use crate::publish;
 use crate::registry::Repository;
 use crate::registry::download::wrong_digest;
-use crate::unpack::{self, Limits};
 
 /// Chunks of the network on their way to thread A.
 const CHUNKS: usize = 8;

@@ -6,8 +6,10 @@ use std::time::{Instant, SystemTime};
 use mocker_common::digest::{DiffId, Digest, sha256};
 use mocker_common::error::{Error, failed};
 use mocker_common::image::{Config, Image};
+use mocker_common::publish;
 use mocker_common::reference::Reference;
 use mocker_common::store::{INDEX_DIGEST, STORED_AT, Store, Temporary};
+use mocker_common::unpack::fixup;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
@@ -18,7 +20,6 @@ use crate::platform::{Platform, choose, offered};
 use crate::progress::Progress;
 use crate::registry::transport::Transport;
 use crate::registry::{Document, Repository};
-use crate::{fixup, publish};
 
 /// The largest config that is read into memory.
 const CONFIG_LIMIT: u64 = 8 << 20;

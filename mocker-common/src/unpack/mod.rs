@@ -7,24 +7,32 @@
 //! path with `..` refuses the layer.
 //! Source: image-spec, layer.md.
 
+pub mod calls;
+pub mod compression;
+pub mod fixup;
+pub mod member;
+pub mod notes;
+pub mod sparse;
+pub mod tree;
+mod whiteout;
+
 use std::io::Read;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use mocker_common::error::Error;
-use mocker_common::step::{Cause, KernelCall, report};
+use crate::error::Error;
+use crate::step::{Cause, KernelCall, report};
 use rustix::fs::FileType;
 
-use crate::calls::{
+use self::calls::{
     At, ChangeMode, ChangeOwner, MakeDirectory, MakeFile, MakeHardLink, MakeNode, MakeSymlink, OpenBeneath, SetTimes,
     SetXattr, Target, Truncate, Write, repeated, split,
 };
-use crate::member::{Kind, Member, Members};
-use crate::notes::{LayerPath, LowerLink, Notes, shown};
-use crate::sparse::Piece;
-use crate::tree::{Directory, Form, Found, Tree, look_at, open_directory, over_limit};
-use crate::whiteout;
+use self::member::{Kind, Member, Members};
+use self::notes::{LayerPath, LowerLink, Notes, shown};
+use self::sparse::Piece;
+use self::tree::{Directory, Form, Found, Tree, look_at, open_directory, over_limit};
 
 /// How much one layer may ask for. Each bound is named in the error of the layer that goes over it.
 #[derive(Clone, Debug)]
@@ -137,7 +145,7 @@ impl Layer<'_> {
             return Err(Error::new("cannot unpack the layer: an entry would replace its root by something else")
                 .likely("the layer was made by a broken tool, or it is hostile"));
         }
-        let root = self.tree.root().try_clone_to_owned().map_err(mocker_common::error::failed("open", "the root"))?;
+        let root = self.tree.root().try_clone_to_owned().map_err(crate::error::failed("open", "the root"))?;
         let directory = Directory { mtime: member.mtime, ..Directory::default() };
         self.tree.directories.insert(Vec::new(), directory);
         self.attributes(Target::File(root.as_fd(), b""), member, member.mode, None)
@@ -390,7 +398,7 @@ impl Layer<'_> {
         if !self.is_roots(member) || mode != made || !member.xattrs.is_empty() {
             // `attributes` needs all of `self`, so the directory is held by a descriptor of its own.
             let parent = self.tree.open(split(path).0)?.try_clone_to_owned();
-            let parent = parent.map_err(mocker_common::error::failed("open the directory of", shown(path)))?;
+            let parent = parent.map_err(crate::error::failed("open the directory of", shown(path)))?;
             self.attributes(Target::Name(At { dir: parent.as_fd(), path }), member, mode, Some(made))?;
         }
         static TOLD: AtomicBool = AtomicBool::new(false);

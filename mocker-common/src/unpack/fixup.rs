@@ -25,23 +25,22 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use mocker_common::digest::DiffId;
-use mocker_common::error::{Error, failed};
-use mocker_common::image::chain_id;
-use mocker_common::step::step;
-use mocker_common::store::Store;
+use crate::digest::DiffId;
+use crate::error::{Error, failed};
+use crate::image::chain_id;
+use crate::step::step;
+use crate::store::Store;
 use rustix::fs::{FileType, SeekFrom};
 
 use self::plan::Plan;
 use self::stack::Stack;
-use crate::calls::{
+use super::calls::{
     At, ChangeMode, ChangeOwner, MakeDirectory, MakeFile, MakeHardLink, MakeNode, MakeSymlink, OpenBeneath, OpenRoot,
     SetTimes, SetXattr, Target, split,
 };
-use crate::member::Time;
-
-use crate::tree::Form;
-use crate::unpack::{DEFAULT_ACL, is_wanted};
+use super::member::Time;
+use super::tree::Form;
+use super::{DEFAULT_ACL, is_wanted};
 
 mod plan;
 mod stack;

@@ -21,7 +21,7 @@ impl Image {
         let mut layers = Vec::new();
         for archive in archives {
             let bytes = archive.end();
-            let diff_id = DiffId(mocker_common::digest::Digest::from_bytes(&mocker_common::digest::sha256(&bytes)));
+            let diff_id = DiffId(crate::digest::Digest::from_bytes(&crate::digest::sha256(&bytes)));
             let root = store.layer(&diff_id);
             if !root.exists() {
                 fs::create_dir(&root).unwrap();

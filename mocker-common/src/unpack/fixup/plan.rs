@@ -7,12 +7,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
-use mocker_common::error::{Error, failed};
+use crate::error::{Error, failed};
 
 use super::Attributes;
 use super::stack::{Seen, Stack};
-use crate::notes::LowerLink;
-use crate::tree::join;
+use crate::unpack::notes::LowerLink;
+use crate::unpack::tree::join;
 
 /// What a fix-up has to hold.
 #[derive(Debug, Default)]

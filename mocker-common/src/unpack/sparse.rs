@@ -4,7 +4,7 @@
 //! record a number; 0.1: one list; 1.0: the map as lines in front of the data). Holes stay holes: written out, one
 //! kilobyte of tar could fill a disk. Source: GNU tar manual, "Storing Sparse Files".
 
-use crate::member::number;
+use super::member::number;
 
 /// A run of bytes that the tar holds; between runs the file has holes.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -7,12 +7,12 @@
 
 use std::sync::atomic::AtomicBool;
 
-use mocker_common::error::Error;
+use crate::error::Error;
 use rustix::fs::FileType;
 
-use crate::calls::{At, MakeNode, Remove, SetXattr, Target, repeated, split};
-use crate::notes::shown;
-use crate::tree::{Found, Tree};
+use super::calls::{At, MakeNode, Remove, SetXattr, Target, repeated, split};
+use super::notes::shown;
+use super::tree::{Found, Tree};
 
 /// What the last component of a path asks for.
 #[derive(Debug, PartialEq)]

@@ -10,14 +10,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use mocker_common::error::Error;
-use mocker_common::explain;
-use mocker_common::step::{Cause, Diagnosis, Explained, KernelCall, diagnosis, report, step};
+use crate::error::Error;
+use crate::explain;
+use crate::step::{Cause, Diagnosis, Explained, KernelCall, diagnosis, report, step};
 use rustix::fs::{self, AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
-use crate::member::Time;
-use crate::notes::shown;
+use super::member::Time;
+use super::notes::shown;
 
 /// Makes a call that a layer repeats thousands of times. `told` is the caller's own static: who asked for an
 /// explanation hears of the first call, and nobody pays for the others.

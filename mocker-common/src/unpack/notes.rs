@@ -1,7 +1,7 @@
 //! What a layer's tar left open, kept beside its directory as JSON.
 //!
 //! A layer is unpacked alone and shared by every image that has it, so it cannot know the layers below. What it would
-//! have had to ask them is written down here; [`crate::fixup`] answers once the stack is known.
+//! have had to ask them is written down here; [`super::fixup`] answers once the stack is known.
 
 use std::fmt;
 

@@ -8,8 +8,8 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use mocker_common::error::{Error, failed};
-use mocker_common::step::{Cause, Diagnosis, Explained, KernelCall, diagnosis, step};
+use crate::error::{Error, failed};
+use crate::step::{Cause, Diagnosis, Explained, KernelCall, diagnosis, step};
 
 /// Forces a whole file system to disk, the data of files that no descriptor is open for included.
 pub struct SyncFs<'a>(pub &'a Path);

@@ -8,10 +8,10 @@
 
 use std::io::Read;
 
-use mocker_common::error::{Error, failed};
+use crate::error::{Error, failed};
 
-use crate::notes::shown;
-use crate::sparse::{self, Piece};
+use super::notes::shown;
+use super::sparse::{self, Piece};
 
 /// The unit of a tar: headers fill one, data is padded to whole ones.
 pub const BLOCK: usize = 512;

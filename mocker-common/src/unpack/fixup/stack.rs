@@ -10,14 +10,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use mocker_common::digest::DiffId;
-use mocker_common::error::{Error, failed};
-use mocker_common::store::Store;
+use crate::digest::DiffId;
+use crate::error::{Error, failed};
+use crate::store::Store;
 use rustix::fs::FileType;
 
-use crate::calls::split;
-use crate::notes::{LowerLink, Notes};
-use crate::tree::{Form, backwards, join};
+use crate::unpack::calls::split;
+use crate::unpack::notes::{LowerLink, Notes};
+use crate::unpack::tree::{Form, backwards, join};
 
 /// One layer on disk.
 pub struct Layer {

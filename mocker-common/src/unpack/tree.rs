@@ -12,18 +12,18 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use mocker_common::error::Error;
-use mocker_common::step::{Cause, KernelCall, report, step};
+use crate::error::Error;
+use crate::step::{Cause, KernelCall, report, step};
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use crate::calls::{
+use super::calls::{
     At, ChangeMode, ChangeOwner, MakeDirectory, OpenBeneath, OpenRoot, Remove, SetTimes, SetXattr, Target, repeated,
     split,
 };
-use crate::member::Time;
-use crate::notes::shown;
-use crate::unpack::{DEFAULT_ACL, Limits};
+use super::member::Time;
+use super::notes::shown;
+use super::{DEFAULT_ACL, Limits};
 
 /// How overlayfs' marks are written: with root's attributes, or with those an ordinary user may set (and mounts with
 /// `userxattr`). A kernel reads only one of the two.
@@ -408,7 +408,7 @@ pub fn look_at(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Found, Errno> {
 }
 
 fn unreadable(path: &[u8], errno: Errno) -> Error {
-    mocker_common::error::failed("look at the layer's", shown(path))(errno.into())
+    crate::error::failed("look at the layer's", shown(path))(errno.into())
 }
 
 pub fn over_limit(path: &[u8], name: &str, limit: u64, of: &str) -> Error {
@@ -429,5 +429,5 @@ fn umask() -> u32 {
 pub fn open_directory(at: At<'_>) -> Result<OwnedFd, Error> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     fs::openat(at.dir, at.name(), flags, Mode::empty())
-        .map_err(|errno| mocker_common::error::failed("open the layer's directory", shown(at.path))(errno.into()))
+        .map_err(|errno| crate::error::failed("open the layer's directory", shown(at.path))(errno.into()))
 }
