@@ -22,20 +22,23 @@ pub struct Download<'a> {
     skip: u64,
     response: Option<Response>,
     attempts: Attempts,
+    /// it failed in a way that another attempt may not
+    passing: bool,
     why: &'static str,
 }
 
 impl Repository {
-    /// Begins to download a blob; nothing is sent before the first [`Download::next`].
-    pub fn download<'a>(&'a self, blob: &'a Descriptor, why: &'static str) -> Download<'a> {
+    /// Begins to download a blob from a byte on; nothing is sent before the first [`Download::next`].
+    pub fn download<'a>(&'a self, blob: &'a Descriptor, offset: u64, why: &'static str) -> Download<'a> {
         Download {
             repository: self,
             digest: &blob.digest,
             size: blob.size,
-            offset: 0,
+            offset,
             skip: 0,
             response: None,
             attempts: Attempts::default(),
+            passing: true,
             why,
         }
     }
@@ -50,7 +53,7 @@ impl Repository {
             )));
         }
         let mut bytes = Vec::new();
-        let mut download = self.download(blob, why);
+        let mut download = self.download(blob, 0, why);
         while let Some(chunk) = download.next().await? {
             bytes.extend_from_slice(&chunk);
         }
@@ -63,6 +66,11 @@ impl Repository {
 }
 
 impl Download<'_> {
+    /// Whether what has come in is worth keeping for a later attempt, after a failure.
+    pub fn may_go_on(&self) -> bool {
+        self.passing
+    }
+
     /// The next bytes; None after the last. Never more in all than the descriptor says.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         loop {
@@ -70,6 +78,7 @@ impl Download<'_> {
                 Ok(chunk) => return Ok(chunk),
                 Err(failure) => {
                     self.response = None;
+                    self.passing = failure.is_passing();
                     let waited =
                         pause(&self.repository.progress, &self.repository.registry, &mut self.attempts, failure);
                     if let Err(failure) = waited.await {
