@@ -7,11 +7,15 @@ mod age;
 mod args;
 mod calls;
 mod contents;
+mod filter;
+mod format;
 mod get;
 mod inspect;
 mod list;
 mod mount;
+mod printable;
 mod remove;
+mod summary;
 mod table;
 mod tag;
 mod verify;
@@ -30,9 +34,12 @@ const TOOL: &str = "mocker-images";
 fn main() -> ExitCode {
     let args = Args::parse();
     explain::begin(args.explain.explain, "images");
+    if let Err(error) = args.check() {
+        return stage::conclude(TOOL, Err(error));
+    }
     let store = Store::open();
-    let result = match args.command.unwrap_or(Command::List { json: args.json }) {
-        Command::List { json } => list::list(&store, json || args.json),
+    let result = match args.command.unwrap_or_default() {
+        Command::List { name, flags } => list::list(&store, &flags.and(args.list), name.as_deref()),
         Command::Get { reference } => get::get(&store, &reference),
         Command::Inspect { references } => inspect::inspect(&store, &references),
         Command::Tag { source, new } => tag::tag(&store, &source, &new),
