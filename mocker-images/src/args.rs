@@ -6,6 +6,7 @@ use mocker_common::error::{Error, USAGE};
 use mocker_common::reference::Reference;
 use mocker_common::stage::{ExplainArgs, StageArgs};
 
+use crate::diff::{self, DiffArgs};
 use crate::list::ListFlags;
 
 /// Lists the stored images; with a command, does one thing with them
@@ -56,6 +57,13 @@ pub enum Command {
         #[arg(value_name = "REF", required = true)]
         references: Vec<Reference>,
     },
+    /// Print which files differ between two images: A added in B, C changed, D deleted
+    ///
+    /// Compared are kind, mode, owner, size, content, link target, device number and extended attributes of every path, as a
+    /// container would see it. Times and hard links are not compared. Of what an added or deleted directory holds, each
+    /// path is named. A path with control characters or bytes that are not UTF-8 is printed as a shell reads it: $'/caf\xe9'.
+    #[command(after_help = diff::FIELDS)]
+    Diff(DiffArgs),
     /// Give an image another name as well
     Tag {
         #[arg(value_name = "REF")]

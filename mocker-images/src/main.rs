@@ -7,11 +7,13 @@ mod age;
 mod args;
 mod calls;
 mod contents;
+mod diff;
 mod filter;
 mod format;
 mod get;
 mod inspect;
 mod list;
+mod merged;
 mod mount;
 mod printable;
 mod remove;
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
         Command::List { name, flags } => list::list(&store, &flags.and(args.list), name.as_deref()),
         Command::Get { reference } => get::get(&store, &reference),
         Command::Inspect { references } => inspect::inspect(&store, &references),
+        Command::Diff(diff) => diff::diff(&store, &diff),
         Command::Tag { source, new } => tag::tag(&store, &source, &new),
         Command::Rm { references } => remove::remove(&store, &references),
         Command::Prune => remove::prune(&store),
