@@ -7,7 +7,11 @@ use mocker_common::reference::Reference;
 use mocker_common::stage::{ExplainArgs, StageArgs};
 
 use crate::diff::{self, DiffArgs};
+use crate::disk::{self, DfArgs};
+use crate::history::{self, HistoryArgs};
+use crate::inspect::{self, InspectArgs};
 use crate::list::ListFlags;
+use crate::tree::{self, TreeArgs};
 
 /// Lists the stored images; with a command, does one thing with them
 #[derive(Parser, Debug)]
@@ -53,10 +57,21 @@ pub enum Command {
         reference: Reference,
     },
     /// Print what an image is made of, as JSON: its manifest, its config, its layers
-    Inspect {
-        #[arg(value_name = "REF", required = true)]
-        references: Vec<Reference>,
-    },
+    #[command(after_help = inspect::HELP)]
+    Inspect(InspectArgs),
+    /// Print what made an image, newest step first: layer, age, command, size, comment
+    #[command(after_help = history::HELP)]
+    History(HistoryArgs),
+    /// Draw which layers images share, with the sizes of their files
+    #[command(after_help = tree::HELP)]
+    Tree(TreeArgs),
+    /// Print what the store occupies on the disk, shared layers once, and what prune would free
+    ///
+    /// Sizes are blocks on the disk, as du counts them. Layers are unpacked images, archives the same as they were sent,
+    /// fix-ups thin layers on top of some images. Layers that only a container left behind holds are freed by prune too,
+    /// but not foretold.
+    #[command(after_help = disk::HELP)]
+    Df(DfArgs),
     /// Print which files differ between two images: A added in B, C changed, D deleted
     ///
     /// Compared are kind, mode, owner, size, content, link target, device number and extended attributes of every path, as a

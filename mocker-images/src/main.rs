@@ -8,9 +8,11 @@ mod args;
 mod calls;
 mod contents;
 mod diff;
+mod disk;
 mod filter;
 mod format;
 mod get;
+mod history;
 mod inspect;
 mod list;
 mod merged;
@@ -20,6 +22,7 @@ mod remove;
 mod summary;
 mod table;
 mod tag;
+mod tree;
 mod verify;
 
 use std::process::ExitCode;
@@ -43,7 +46,10 @@ fn main() -> ExitCode {
     let result = match args.command.unwrap_or_default() {
         Command::List { name, flags } => list::list(&store, &flags.and(args.list), name.as_deref()),
         Command::Get { reference } => get::get(&store, &reference),
-        Command::Inspect { references } => inspect::inspect(&store, &references),
+        Command::Inspect(args) => inspect::inspect(&store, &args),
+        Command::History(history) => history::history(&store, &history),
+        Command::Tree(tree) => tree::tree(&store, &tree),
+        Command::Df(df) => disk::df(&store, &df),
         Command::Diff(diff) => diff::diff(&store, &diff),
         Command::Tag { source, new } => tag::tag(&store, &source, &new),
         Command::Rm { references } => remove::remove(&store, &references),
