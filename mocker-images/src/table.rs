@@ -38,15 +38,16 @@ pub fn draw(columns: &[Column], rows: &[Vec<String>], limit: Option<usize>) -> S
     let shown = fit(columns, &natural, limit.unwrap_or(usize::MAX));
 
     let rule: String = shown.iter().map(|(_, width)| format!("+{}", "-".repeat(width + 2))).collect::<String>() + "+\n";
-    let line = |cell: &dyn Fn(usize) -> String| {
-        let cells = shown.iter().map(|(number, width)| {
-            let text = shorten(&cell(*number), *width, columns[*number].cut);
-            format!("| {text:width$} ")
-        });
-        cells.collect::<String>() + "|\n"
+    let line = |cells: &[String], cut: fn(&Column) -> Cut| {
+        let cell = |(number, width): &(usize, usize)| {
+            let text = cells.get(*number).map(String::as_str).unwrap_or_default();
+            format!("| {:width$} ", shorten(text, *width, cut(&columns[*number])))
+        };
+        shown.iter().map(cell).collect::<String>() + "|\n"
     };
-    let headings = line(&|number| columns[number].heading.into());
-    let body: String = rows.iter().map(|row| line(&|number| row.get(number).cloned().unwrap_or_default())).collect();
+    let headings: Vec<String> = columns.iter().map(|column| column.heading.into()).collect();
+    let headings = line(&headings, |_| Cut::End);
+    let body: String = rows.iter().map(|row| line(row, |column| column.cut)).collect();
     let end = if rows.is_empty() { "" } else { &rule };
     format!("{rule}{headings}{rule}{body}{end}")
 }

@@ -156,9 +156,10 @@ fn kind(kind: FileType) -> &'static str {
 fn xattrs(path: &std::path::Path) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, Errno> {
     const LONGEST: usize = 64 << 10; // neither a list nor a value is longer (listxattr(2))
     let mut found = BTreeMap::new();
-    match rustix::fs::llistxattr(path, &mut [0u8; 0][..]) {
+    match rustix::fs::llistxattr(path, &mut [0u8; 1][..]) {
         Ok(0) | Err(Errno::OPNOTSUPP) => return Ok(found), // nearly always
-        outcome => outcome?,
+        Ok(_) | Err(Errno::RANGE) => {}
+        Err(errno) => return Err(errno),
     };
     let mut names = vec![0u8; LONGEST];
     let length = rustix::fs::llistxattr(path, &mut names[..])?;
