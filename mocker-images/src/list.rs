@@ -1,7 +1,7 @@
 //! `list`: the images as a table, as JSON, or as a template has it.
 
 use std::io::Write;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use clap::Args;
 use mocker_common::error::{Error, failed};
@@ -57,7 +57,7 @@ impl ListFlags {
 /// An image of the list. One that is damaged is listed too, and said to be.
 pub struct Row {
     pub entry: Entry,
-    pub image: Result<Rc<Summary>, Error>,
+    pub image: Result<Arc<Summary>, Error>,
 }
 
 /// Digest and age are left out, in this order, where the terminal is too narrow for them.
@@ -99,7 +99,9 @@ pub fn list(store: &Store, flags: &ListFlags, name: Option<&str>) -> Result<(), 
     let filters = Filters::parse(store, &flags.filter, name)?;
 
     let mut reader = Reader::new(store);
-    let all = store.entries()?.into_iter().map(|entry| Row { image: reader.image(&entry.manifest), entry });
+    let entries = store.entries()?;
+    reader.read_ahead(&entries);
+    let all = entries.into_iter().map(|entry| Row { image: reader.image(&entry.manifest), entry });
     let mut rows: Vec<Row> = all.filter(|row| filters.fits(row)).collect();
     rows.sort_by(|a, b| a.entry.reference.cmp(&b.entry.reference));
 

@@ -69,6 +69,7 @@ pub fn tree(store: &Store, args: &TreeArgs) -> Result<(), Error> {
     entries.dedup();
 
     let mut reader = Reader::new(store);
+    reader.read_ahead(&entries);
     let mut forest = Forest::default();
     for entry in entries {
         match reader.image(&entry.manifest) {
