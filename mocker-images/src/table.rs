@@ -123,7 +123,7 @@ mod tests {
         let cases = [
             (50, "| …le/team/service | 1 | 0123456789ab | 9 months |"),
             (46, "| …eam/service | 1 | 0123456789ab | 9 months |"),
-            (45, "| …xample/team/service | 1 | 9 months |"),
+            (45, "| …stry.example/team/service | 1 | 9 months |"),
             (24, "| …le/team/service | 1 |"),
             (12, "| …ice | 1 |"),
             (1, "| …ce | 1 |"),
