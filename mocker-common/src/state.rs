@@ -239,6 +239,12 @@ pub fn ids_of(dirs: &Directories, tool: &str) -> Vec<String> {
     ids
 }
 
+/// The ids whose records of `tool` nobody owns at this moment: what [`take_orphans`] would take if that stays so.
+pub fn orphaned_ids(dirs: &Directories, tool: &str) -> Vec<String> {
+    let orphans = records_of(&dirs.owners(), None).filter(|record| record.tool == tool && record.is_orphan());
+    orphans.map(|record| record.id).collect()
+}
+
 /// Takes over and returns this tool's records that nobody owns. A document may be between two pipes for a moment
 /// (in `jq`, say): what looks abandoned is looked at again after a second, unless a dead process says it all.
 pub fn take_orphans(dirs: &Directories, tool: &str) -> Result<Vec<Record>, Error> {

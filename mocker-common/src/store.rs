@@ -181,10 +181,12 @@ impl Store {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(failed("read", path.display())(error)),
         };
-        let index: Value = serde_json::from_slice(&text).map_err(|error| {
+        let mut index: Value = serde_json::from_slice(&text).map_err(|error| {
             Error::new(format!("cannot read {}: {error}", path.display())).hint("mocker-images verify")
         })?;
-        let descriptors = index["manifests"].as_array().cloned().unwrap_or_default();
+        let Some(Value::Array(descriptors)) = index.get_mut("manifests").map(Value::take) else {
+            return Ok(Vec::new());
+        };
         descriptors.into_iter().filter_map(|descriptor| Entry::read(descriptor).transpose()).collect()
     }
 

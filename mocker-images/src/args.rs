@@ -2,16 +2,23 @@
 
 use clap::{Parser, Subcommand};
 use mocker_common::document::ContainerId;
+use mocker_common::error::{Error, USAGE};
 use mocker_common::reference::Reference;
 use mocker_common::stage::{ExplainArgs, StageArgs};
+
+use crate::diff::{self, DiffArgs};
+use crate::disk::{self, DfArgs};
+use crate::history::{self, HistoryArgs};
+use crate::inspect::{self, InspectArgs};
+use crate::list::ListFlags;
+use crate::tree::{self, TreeArgs};
 
 /// Lists the stored images; with a command, does one thing with them
 #[derive(Parser, Debug)]
 #[command(name = "mocker-images", version, after_help = EXAMPLES)]
 pub struct Args {
-    /// Print a JSON array instead of a table (its fields: mocker-images list --help)
-    #[arg(long)]
-    pub json: bool,
+    #[command(flatten)]
+    pub list: ListFlags,
     #[command(flatten)]
     pub explain: ExplainArgs,
     #[command(subcommand)]
@@ -32,14 +39,17 @@ Images are kept in $MOCKER_ROOT, else /var/lib/mocker for root, else $XDG_DATA_H
 pub enum Command {
     /// List the images: name, version, size, digest, age
     ///
-    /// The size is what the image's layers occupy on disk, unpacked. A layer that several images share is counted for each
-    /// of them but stored once. The digest is that of the image's manifest, its first twelve digits; `get` takes all of
-    /// them after an @. The age is counted from when the image was built.
+    /// The size is docker's: that of all files in the image's layers, also of those that a higher layer hides. A layer that
+    /// several images share is counted for each of them but stored once: `df` tells what the disk holds. The digest is that
+    /// of the image's manifest, its first twelve digits; `get` takes all of them after an @. The age is counted from when the
+    /// image was built. On a narrow terminal long names are cut, then digest and age left out.
     #[command(visible_alias = "ls", after_help = FIELDS)]
     List {
-        /// Print a JSON array, an object an image
-        #[arg(long)]
-        json: bool,
+        /// Only images of this name, or whose name fits this pattern: nginx, nginx:1.*, quay.io/*/*
+        #[arg(value_name = "NAME")]
+        name: Option<String>,
+        #[command(flatten)]
+        flags: ListFlags,
     },
     /// Print the document that runs an image, an OCI runtime configuration; exit 1 if the image is not there
     Get {
@@ -47,10 +57,28 @@ pub enum Command {
         reference: Reference,
     },
     /// Print what an image is made of, as JSON: its manifest, its config, its layers
-    Inspect {
-        #[arg(value_name = "REF", required = true)]
-        references: Vec<Reference>,
-    },
+    #[command(after_help = inspect::HELP)]
+    Inspect(InspectArgs),
+    /// Print what made an image, newest step first: layer, age, command, size, comment
+    #[command(after_help = history::HELP)]
+    History(HistoryArgs),
+    /// Draw which layers images share, with the sizes of their files
+    #[command(after_help = tree::HELP)]
+    Tree(TreeArgs),
+    /// Print what the store occupies on the disk, shared layers once, and what prune would free
+    ///
+    /// Sizes are blocks on the disk, as du counts them. Layers are unpacked images, archives the same as they were sent,
+    /// fix-ups thin layers on top of some images. Layers that only a container left behind holds are freed by prune too,
+    /// but not foretold.
+    #[command(after_help = disk::HELP)]
+    Df(DfArgs),
+    /// Print which files differ between two images: A added in B, C changed, D deleted
+    ///
+    /// Compared are kind, mode, owner, size, content, link target, device number and extended attributes of every path, as a
+    /// container would see it. Times and hard links are not compared. Of what an added or deleted directory holds, each
+    /// path is named. A path with control characters or bytes that are not UTF-8 is printed as a shell reads it: $'/caf\xe9'.
+    #[command(after_help = diff::FIELDS)]
+    Diff(DiffArgs),
     /// Give an image another name as well
     Tag {
         #[arg(value_name = "REF")]
@@ -100,10 +128,11 @@ Fields of --json (an array; schema: list.schema.json beside this tool's source):
   config_digest     of the config; null if the image is damaged
   created           when it was built, RFC 3339; null where the image does not say
   stored_at         when it was stored here, RFC 3339, UTC; null where unknown
-  size_bytes        of the unpacked layers on disk
+  size_bytes        of the files in all layers, holes included
   compressed_bytes  of the layers as they are sent
   layers            diff_ids, bottom first
-  damaged           null, or what is wrong: then sizes are 0 and layers is empty";
+  damaged           null, or what is wrong: then sizes are 0 and layers is empty
+A template has these too, and docker's: ID (of the config), Repository, Tag, Digest, CreatedAt, CreatedSince, Size.";
 
 const MOUNT: &str = "\
 Example:
@@ -111,3 +140,22 @@ Example:
   mocker-images get debian | mocker-images mount --id lab > bundle/config.json
   runc run --bundle bundle lab
   mocker-images delete lab";
+
+impl Args {
+    /// Refuses what only a list can do in front of a command that makes none.
+    pub fn check(&self) -> Result<(), Error> {
+        match &self.command {
+            None | Some(Command::List { .. }) => Ok(()),
+            Some(_) if self.list == ListFlags::default() => Ok(()),
+            Some(_) => Err(Error::new("cannot tell what the flags in front of the command mean for it")
+                .hint("mocker-images COMMAND --flag")
+                .status(USAGE)),
+        }
+    }
+}
+
+impl Default for Command {
+    fn default() -> Self {
+        Command::List { name: None, flags: ListFlags::default() }
+    }
+}

@@ -30,6 +30,23 @@ pub fn size(root: &Path) -> u64 {
     total
 }
 
+/// The sizes of a tree's files, in bytes, holes included. A file with several names is counted once.
+pub fn file_bytes(root: &Path) -> u64 {
+    let mut seen = HashSet::new();
+    let mut open = vec![root.to_path_buf()];
+    let mut total = 0;
+    while let Some(directory) = open.pop() {
+        for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
+            match entry.metadata() {
+                Ok(metadata) if metadata.is_dir() => open.push(entry.path()),
+                Ok(metadata) if metadata.is_file() && seen.insert(metadata.ino()) => total += metadata.len(),
+                _ => {}
+            }
+        }
+    }
+    total
+}
+
 /// The paths that must stay.
 #[derive(Debug, Default)]
 pub struct Needed {

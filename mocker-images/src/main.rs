@@ -7,13 +7,22 @@ mod age;
 mod args;
 mod calls;
 mod contents;
+mod diff;
+mod disk;
+mod filter;
+mod format;
 mod get;
+mod history;
 mod inspect;
 mod list;
+mod merged;
 mod mount;
+mod printable;
 mod remove;
+mod summary;
 mod table;
 mod tag;
+mod tree;
 mod verify;
 
 use std::process::ExitCode;
@@ -30,11 +39,18 @@ const TOOL: &str = "mocker-images";
 fn main() -> ExitCode {
     let args = Args::parse();
     explain::begin(args.explain.explain, "images");
+    if let Err(error) = args.check() {
+        return stage::conclude(TOOL, Err(error));
+    }
     let store = Store::open();
-    let result = match args.command.unwrap_or(Command::List { json: args.json }) {
-        Command::List { json } => list::list(&store, json || args.json),
+    let result = match args.command.unwrap_or_default() {
+        Command::List { name, flags } => list::list(&store, &flags.and(args.list), name.as_deref()),
         Command::Get { reference } => get::get(&store, &reference),
-        Command::Inspect { references } => inspect::inspect(&store, &references),
+        Command::Inspect(args) => inspect::inspect(&store, &args),
+        Command::History(history) => history::history(&store, &history),
+        Command::Tree(tree) => tree::tree(&store, &tree),
+        Command::Df(df) => disk::df(&store, &df),
+        Command::Diff(diff) => diff::diff(&store, &diff),
         Command::Tag { source, new } => tag::tag(&store, &source, &new),
         Command::Rm { references } => remove::remove(&store, &references),
         Command::Prune => remove::prune(&store),
