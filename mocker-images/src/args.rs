@@ -58,6 +58,9 @@ pub enum Command {
         #[arg(value_name = "NEW")]
         new: Reference,
     },
+    /// Write images to an archive or an image layout, for docker, podman, skopeo, umoci or another machine's mocker-pull
+    #[command(after_help = crate::save::HELP)]
+    Save(crate::save::SaveArgs),
     /// Remove images, and what of them no other image and no container needs
     Rm {
         #[arg(value_name = "REF", required = true)]

@@ -7,11 +7,14 @@ mod age;
 mod args;
 mod calls;
 mod contents;
+mod draft;
 mod get;
 mod inspect;
 mod list;
 mod mount;
+mod pack;
 mod remove;
+mod save;
 mod table;
 mod tag;
 mod verify;
@@ -36,6 +39,7 @@ fn main() -> ExitCode {
         Command::Get { reference } => get::get(&store, &reference),
         Command::Inspect { references } => inspect::inspect(&store, &references),
         Command::Tag { source, new } => tag::tag(&store, &source, &new),
+        Command::Save(args) => save::save(&store, &args),
         Command::Rm { references } => remove::remove(&store, &references),
         Command::Prune => remove::prune(&store),
         Command::Verify { references } => verify::verify(&store, &references),
