@@ -6,6 +6,7 @@
 mod age;
 mod args;
 mod calls;
+mod commit;
 mod contents;
 mod draft;
 mod get;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         Command::Inspect { references } => inspect::inspect(&store, &references),
         Command::Tag { source, new } => tag::tag(&store, &source, &new),
         Command::Save(args) => save::save(&store, &args),
+        Command::Commit(args) => commit::commit(&store, &args),
         Command::Rm { references } => remove::remove(&store, &references),
         Command::Prune => remove::prune(&store),
         Command::Verify { references } => verify::verify(&store, &references),
