@@ -57,7 +57,7 @@ impl<W: Write> Pack<W> {
 
     /// That many zeros: a hole.
     pub fn zeros(&mut self, mut count: u64) -> io::Result<()> {
-        const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+        static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
         while count > 0 {
             let some = count.min(ZEROS.len() as u64);
             self.data(&ZEROS[..some as usize])?;

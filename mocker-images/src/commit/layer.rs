@@ -6,6 +6,7 @@
 //!                └──► the unpacker, in a thread of its own ──► files, notes
 //! ```
 
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
 use std::path::Path;
@@ -16,7 +17,9 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use mocker_common::digest::{DiffId, Digest};
 use mocker_common::error::{Error, failed};
+use mocker_common::explain;
 use mocker_common::publish;
+use mocker_common::step::Explained;
 use mocker_common::store::Store;
 use mocker_common::units::format_size;
 use mocker_common::unpack::{self, Limits};
@@ -48,6 +51,10 @@ pub fn pack(container: &Container, place: &Path) -> Result<Option<Layer>, Error>
         return Ok(None);
     }
 
+    explain::tell(
+        &Packed { upper },
+        "two digests, the blob and the unpacked layer come of one reading: a second could find other files",
+    );
     let files = place.join("files");
     fs::create_dir(&files).map_err(failed("make directory", files.display()))?;
     let (stretches, incoming) = sync_channel(STRETCHES);
@@ -112,6 +119,32 @@ impl Layer {
     /// For people.
     pub fn summary(&self) -> String {
         format!("{} entries, {} compressed", self.entries, format_size(self.size))
+    }
+}
+
+/// The pass, as a step of the narrative.
+struct Packed<'a> {
+    upper: &'a Path,
+}
+
+impl fmt::Display for Packed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "tar(\"{}\") | sha256, gzip | sha256, unpack", self.upper.display())
+    }
+}
+
+impl Explained for Packed<'_> {
+    fn aim(&self) -> String {
+        format!("pack {}", self.upper.display())
+    }
+    fn source(&self) -> &'static str {
+        "image-spec, layer.md; Documentation/filesystems/overlayfs.rst, Whiteouts and opaque directories"
+    }
+    fn by_hand(&self) -> String {
+        format!(
+            "tar --xattrs --create -C {} . | tee >(sha256sum >&2) | gzip | tee layer.tar.gz | sha256sum",
+            self.upper.display()
+        )
     }
 }
 

@@ -30,6 +30,7 @@ use derive::Base;
 
 #[derive(Args, Debug)]
 pub struct CommitArgs {
+    /// The container: one that runs, or one of mocker-images mount
     #[arg(value_name = "ID")]
     id: ContainerId,
     /// The new image's name
@@ -48,13 +49,14 @@ pub struct CommitArgs {
 }
 
 pub const HELP: &str = "\
-Prints the new image's name with the digest of its manifest. How it runs is the base image's, changed by --change; what the
-container was started with (its command, its -e and -u) is not taken over.
+Prints the new image's name with the digest of its manifest. How it runs is the base image's,
+changed by --change; what the container was started with (a command, -e, -u) is not taken over.
+A container that has written nothing makes an image without a new layer.
 
 Examples:
-  mocker-images commit lab debian:with-curl -m 'curl added' -c 'CMD [\"curl\", \"--version\"]'
+  mocker-images commit lab debian:curl -m 'curl added' -c 'CMD [\"curl\", \"--version\"]'
   mocker-images commit lab web -c 'ENV PORT=8080 HOME=/srv' -c 'EXPOSE 8080' -c 'USER www-data'
-  mocker-cgroup freeze lab && mocker-images commit lab snapshot; mocker-cgroup thaw lab    one that runs";
+  mocker-cgroup freeze lab; mocker-images commit lab snapshot; mocker-cgroup thaw lab";
 
 /// Makes an image of a container. Prints its reference with its digest.
 pub fn commit(store: &Store, args: &CommitArgs) -> Result<(), Error> {

@@ -202,7 +202,7 @@ fn join(parent: &[u8], name: &[u8]) -> Vec<u8> {
 }
 
 fn member(path: Vec<u8>, kind: Kind, stat: &Stat) -> Member {
-    let mtime = Time { seconds: stat.st_mtime as i64, nanoseconds: stat.st_mtime_nsec as u32 };
+    let mtime = Time { seconds: stat.st_mtime, nanoseconds: stat.st_mtime_nsec as u32 };
     Member { uid: stat.st_uid, gid: stat.st_gid, mtime, ..plain(path, kind, stat.st_mode & 0o7777) }
 }
 

@@ -31,14 +31,18 @@ pub struct SaveArgs {
 
 pub const HELP: &str = "\
 Destinations:
-  FILE, -              an archive that docker load, podman load, skopeo and mocker-pull read: an image layout with docker's
-                       manifest.json beside it, as docker save has written it since 25
-  oci:DIR[:TAG]        an image layout; what DIR has already stays, an image of the same name is replaced
-  oci-archive:FILE[:TAG]   the same in one file, without manifest.json
-                       (an image with docker's types gets OCI's in both, which are all that umoci reads)
-  docker-archive:FILE  docker's older archive: layers uncompressed, no digests of manifests; every docker reads it
+  FILE, -                  an archive that docker load, podman load, skopeo and mocker-pull read:
+                           an image layout with docker's manifest.json in it, as docker save
+                           has written it since version 25
+  oci:DIR[:TAG]            an image layout; what DIR has already stays, an image of the same name
+                           is replaced
+  oci-archive:FILE[:TAG]   an image layout in one file
+  docker-archive:FILE      docker's older archive: layers uncompressed, manifests without a digest;
+                           every docker reads it
 
-Without TAG an image keeps its whole name, docker.io/library/nginx:latest, in the layout's index, as podman save does it.
+Without TAG an image is called by its whole name in the layout, docker.io/library/nginx:latest,
+as podman save calls it. In both oci forms an image of docker's types gets OCI's, for umoci reads
+no others.
 
 Examples:
   mocker-images save nginx | docker load

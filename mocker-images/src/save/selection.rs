@@ -1,12 +1,15 @@
 //! The images that are saved, and their parts, checked as they are read.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 
 use mocker_common::digest::{DiffId, Digest};
 use mocker_common::error::{Error, failed};
+use mocker_common::explain;
 use mocker_common::image::Image;
+use mocker_common::step::Explained;
 use mocker_common::store::{Entry, Store};
 use mocker_common::unpack::compression::{self, Compression};
 use serde_json::{Value, json};
@@ -126,8 +129,12 @@ impl<'a> Selection<'a> {
         self.check(layer, "what it holds", &layer.diff_id.0, tar.hasher)
     }
 
-    fn check(&self, layer: &Layer, what: &str, expected: &Digest, hasher: Sha256) -> Result<(), Error> {
+    fn check(&self, layer: &Layer, what: &'static str, expected: &Digest, hasher: Sha256) -> Result<(), Error> {
         let found = Digest::from_bytes(&hasher.finalize());
+        explain::tell(
+            &Checked { what, expected },
+            "what has rotted on this disk must not become another machine's image; hashed as it is read it is found",
+        );
         if found == *expected {
             return Ok(());
         }
@@ -180,6 +187,30 @@ impl Layer {
             true => Ok(Layer { digest, size, diff_id }),
             false => Err(damaged("layer", &digest, &format!("it has {there} bytes, not {size}"))),
         }
+    }
+}
+
+/// A digest compared with what was promised, as a step of the narrative.
+struct Checked<'a> {
+    what: &'static str,
+    expected: &'a Digest,
+}
+
+impl fmt::Display for Checked<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "sha256({}) == {}", self.what, self.expected.hex())
+    }
+}
+
+impl Explained for Checked<'_> {
+    fn aim(&self) -> String {
+        format!("check {}", self.what)
+    }
+    fn source(&self) -> &'static str {
+        "image-spec, descriptor.md, Digests"
+    }
+    fn by_hand(&self) -> String {
+        "sha256sum $MOCKER_ROOT/image/blobs/sha256/…".into()
     }
 }
 
