@@ -8,6 +8,7 @@
 //! - what is allowed by default: [`defaults`], [`seccomp_profile`]
 //! - small things: [`lock`], [`units`]
 
+pub mod clock;
 pub mod defaults;
 pub mod digest;
 pub mod document;

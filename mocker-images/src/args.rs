@@ -86,6 +86,12 @@ pub enum Command {
         #[arg(value_name = "NEW")]
         new: Reference,
     },
+    /// Write images to an archive or an image layout, for docker, podman, skopeo, umoci or another machine's mocker-pull
+    #[command(after_help = crate::save::HELP)]
+    Save(crate::save::SaveArgs),
+    /// Make an image of a container: what it has written becomes a layer on top of its image's own
+    #[command(after_help = crate::commit::HELP)]
+    Commit(crate::commit::CommitArgs),
     /// Remove images, and what of them no other image and no container needs
     Rm {
         #[arg(value_name = "REF", required = true)]

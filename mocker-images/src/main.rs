@@ -6,9 +6,11 @@
 mod age;
 mod args;
 mod calls;
+mod commit;
 mod contents;
 mod diff;
 mod disk;
+mod draft;
 mod filter;
 mod format;
 mod get;
@@ -17,8 +19,10 @@ mod inspect;
 mod list;
 mod merged;
 mod mount;
+mod pack;
 mod printable;
 mod remove;
+mod save;
 mod summary;
 mod table;
 mod tag;
@@ -52,6 +56,8 @@ fn main() -> ExitCode {
         Command::Df(df) => disk::df(&store, &df),
         Command::Diff(diff) => diff::diff(&store, &diff),
         Command::Tag { source, new } => tag::tag(&store, &source, &new),
+        Command::Save(args) => save::save(&store, &args),
+        Command::Commit(args) => commit::commit(&store, &args),
         Command::Rm { references } => remove::remove(&store, &references),
         Command::Prune => remove::prune(&store),
         Command::Verify { references } => verify::verify(&store, &references),
