@@ -12,6 +12,7 @@ pub mod platform;
 pub mod progress;
 pub mod publish;
 pub mod pull;
+pub mod push;
 pub mod registry;
 pub mod sparse;
 pub mod tree;
