@@ -3,12 +3,14 @@
 //! What is sent are the bytes that are stored: a digest never changes on the way, so what others have pinned stays good.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use mocker_common::digest::{Digest, sha256};
 use mocker_common::error::{Error, failed};
+use mocker_common::explain;
 use mocker_common::reference::Reference;
 use mocker_common::store::{INDEX_DIGEST, Store};
 use mocker_common::units::format_size;
@@ -20,6 +22,7 @@ use crate::manifest::Manifest;
 use crate::progress::Progress;
 use crate::registry::Repository;
 use crate::registry::body::Source;
+use crate::registry::request::Body;
 use crate::registry::transport::Transport;
 use crate::registry::upload::{Outcome, Uploads};
 
@@ -27,6 +30,7 @@ use crate::registry::upload::{Outcome, Uploads};
 pub struct Stored {
     pub digest: Digest,
     bytes: Bytes,
+    path: PathBuf,
     manifest: Manifest,
     /// each blob once, the largest first: whoever is last should not have the longest way
     sources: Vec<Arc<Source>>,
@@ -72,7 +76,7 @@ impl Stored {
         }
         sources.sort_by_key(|source| std::cmp::Reverse(source.blob.size));
         let is_one_of_many = entry.descriptor["annotations"][INDEX_DIGEST].is_string();
-        Ok(Stored { digest: entry.manifest, bytes: bytes.into(), manifest, sources, is_one_of_many })
+        Ok(Stored { digest: entry.manifest, bytes: bytes.into(), path, manifest, sources, is_one_of_many })
     }
 }
 
@@ -160,7 +164,8 @@ async fn send(
         way.progress.say(&format!("{name}: unchanged {}", image.digest));
         return Ok(());
     }
-    uploads.publish(&selector, &image.digest, &image.bytes, image.manifest.media_type).await?;
+    let (bytes, media_type, path) = (image.bytes.clone(), image.manifest.media_type, image.path.clone());
+    uploads.publish(&selector, &image.digest, Body::Manifest { bytes, media_type, path }).await?;
     way.progress.say(&format!("{name}: pushed {}", image.digest));
     Ok(())
 }
@@ -173,7 +178,8 @@ async fn send_blobs(
     lenders: &Lenders,
     uploads: &Arc<Uploads>,
 ) -> Result<Vec<Outcome>, Error> {
-    let jobs = Arc::new(Semaphore::new(way.jobs));
+    // A narrative of several uploads at once could not be followed.
+    let jobs = Arc::new(Semaphore::new(if explain::on() { 1 } else { way.jobs }));
     let mut sending = JoinSet::new();
     for source in &image.sources {
         let (jobs, uploads, progress) = (jobs.clone(), uploads.clone(), way.progress.clone());

@@ -3,6 +3,7 @@
 //! Passwords and tokens are not part of it: they travel beside it, and print as `…`.
 
 use std::fmt;
+use std::path::PathBuf;
 
 use bytes::Bytes;
 use mocker_common::digest::Digest;
@@ -74,6 +75,8 @@ pub enum Body {
     Manifest {
         bytes: Bytes,
         media_type: &'static str,
+        /// for the narrative
+        path: PathBuf,
     },
     Blob(body::Part),
 }
@@ -245,7 +248,9 @@ impl Request {
             ),
             (Part::State, _) => format!("{curl} --include \"$LOCATION\""),
             (Part::Cancel, _) => format!("{curl} --request DELETE \"$LOCATION\""),
-            (Part::Publish, _) => format!("{curl}{kind} --upload-file manifest.json '{url}'"),
+            (Part::Publish, Body::Manifest { path, .. }) => {
+                format!("{curl}{kind} --upload-file {} '{url}'", path.display())
+            }
             _ => format!("{curl} --request PUT \"$LOCATION{mark}digest={digest}\""),
         }
     }

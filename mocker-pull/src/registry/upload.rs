@@ -8,7 +8,6 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use mocker_common::digest::Digest;
 use mocker_common::error::Error;
 use reqwest::header::{LOCATION, RANGE};
@@ -51,7 +50,7 @@ impl Uploads {
     pub async fn has_manifest(&self, selector: &str, digest: &Digest) -> Result<bool, Error> {
         const WHY: &str = "a name that leads there already need not be written again, and some registries let it be written once only";
         let repository = &self.repository;
-        let aim = format!("look for {} at {}", repository.full_name(selector), repository.registry);
+        let aim = format!("look for {}", repository.full_name(selector));
         let request = Request::new(Part::SeekManifest, repository.url("manifests", selector)?, aim);
         let outcome = persist(&repository.progress, &repository.registry, async || {
             let found = found(repository.ask(&request, WHY).await)?;
@@ -61,25 +60,17 @@ impl Uploads {
     }
 
     /// Sends the manifest, its bytes as they are stored. From then on the image can be pulled.
-    pub async fn publish(
-        &self,
-        selector: &str,
-        digest: &Digest,
-        bytes: &Bytes,
-        media_type: &'static str,
-    ) -> Result<(), Error> {
+    pub async fn publish(&self, selector: &str, digest: &Digest, manifest: Body) -> Result<(), Error> {
         const WHY: &str =
             "it comes last: a registry takes a manifest only once it has all that it lists, and so do those who pull";
         let repository = &self.repository;
         let aim = format!("push the manifest of {}", repository.full_name(selector));
-        let body = Body::Manifest { bytes: bytes.clone(), media_type };
-        let request = Request { body, ..Request::new(Part::Publish, repository.url("manifests", selector)?, aim) };
+        let url = repository.url("manifests", selector)?;
+        let request = Request { body: manifest, ..Request::new(Part::Publish, url, aim) };
         let outcome = persist(&repository.progress, &repository.registry, async || {
             let answer = repository.ask(&request, WHY).await?;
             match names(&answer, digest) {
-                Some(false) => {
-                    Err(Failure::new(Kind::Broken, "the registry has kept another manifest than it was sent"))
-                }
+                Some(false) => Err(Failure::new(Kind::Broken, "the registry has kept another one than it was sent")),
                 _ => Ok(()),
             }
         });
