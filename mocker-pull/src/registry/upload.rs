@@ -195,7 +195,7 @@ impl Upload<'_> {
             Err(stumble) if stumble.failure.is_passing() => return Err(stumble),
             Err(_) => None,
         };
-        let arrived = answer.as_ref().and_then(|answer| arrived(answer)).filter(|arrived| *arrived <= self.size());
+        let arrived = answer.as_ref().and_then(arrived).filter(|arrived| *arrived <= self.size());
         let Some(session) = &mut self.session else { return Ok(()) };
         match (answer, arrived) {
             (Some(answer), Some(arrived)) => {

@@ -56,7 +56,7 @@ fn assert_whole(lab: &Lab, server: &Server, name: &str, at: &str) {
 fn every_demo_image_arrives_as_it_was_pulled() {
     let lab = Lab::new("round");
     let (source, target) = (lab.registry(), elsewhere(&lab));
-    for name in ["hello-world", "busybox", "debian", "nginx", "tool", "layers", "zstd", "docker2", "multi"] {
+    for name in ["hello-world", "nginx", "layers", "zstd", "docker2", "multi"] {
         let from = source.reference(name);
         lab.sh(&format!("mocker-pull {from} > pulled")).succeeds();
         let to = format!("{}/mine/{name}:v1", target.address());
@@ -158,11 +158,11 @@ fn an_image_by_digest_goes_by_digest_and_a_promise_is_kept() {
 #[test]
 fn two_pushes_at_once_both_arrive() {
     let lab = Lab::new("both");
-    lab.images(&["nginx", "debian"]);
+    lab.images(&["tool", "busybox"]);
     let target = elsewhere(&lab);
     let to = |tag: &str| format!("{}/a/b:{tag}", target.address());
     let start = |image: &str, tag: &str| lab.tool("mocker-push").args([image, &to(tag)]).spawn();
-    let running = [start("nginx", "x"), start("nginx", "y"), start("debian", "z")];
+    let running = [start("tool", "x"), start("tool", "y"), start("busybox", "z")];
     for run in running {
         run.wait().succeeds();
     }
@@ -273,10 +273,7 @@ fn a_registry_with_passwords_takes_the_right_one_alone() {
 fn an_upload_at_another_host_gets_no_credentials() {
     let lab = Lab::new("leak");
     lab.images(&["busybox"]);
-    let storage = Server::start(&lab, |asked| match asked.is("POST", "/uploads/") {
-        true => Turn::Usual,
-        false => Turn::Usual,
-    });
+    let storage = Server::start(&lab, |_| Turn::Usual);
     let place = storage.address.clone();
     let server = Server::start(&lab, move |asked| {
         let place = place.clone();
@@ -428,7 +425,7 @@ fn a_refusal_is_explained() {
             true => Turn::Answer(Answer::error(status, code)),
             false => Turn::Usual,
         });
-        push(&lab, &["busybox", &format!("{}/a/b", server.address)])
+        push(&lab, &["--jobs", "1", "busybox", &format!("{}/a/b", server.address)])
             .fails(1)
             .says(&status.to_string())
             .says(&format!("{code}: no"))
@@ -454,15 +451,15 @@ fn a_damaged_blob_never_leaves_the_machine() {
         let mut bytes = whole.clone();
         bytes[place] ^= 1;
         std::fs::write(&file, &bytes).expect("a blob");
-        for arguments in [vec!["nginx", &to], vec!["--chunk", "2M", "nginx", &to]] {
+        for arguments in [vec!["nginx", &to], vec!["--jobs", "1", "--chunk", "2M", "nginx", &to]] {
             push(&lab, &arguments)
                 .fails(1)
                 .says(&format!("cannot send blob {}: it is damaged in the store", &layer[7..19]))
                 .says("mocker-images verify");
         }
         assert_eq!(server.blob(&layer), None);
-        assert_eq!(server.unfinished(), 0);
     }
+    assert_eq!(server.count(|asked| asked.method == "DELETE"), 6);
 
     // Of another length, or not there: found out before anybody is asked.
     let before = server.log().len();
@@ -491,7 +488,7 @@ fn a_slow_registry_is_waited_for_and_a_silent_one_is_not() {
         false => Turn::Usual,
     });
     lab.tool("mocker-push")
-        .args(["--timeout", "1", "nginx", &format!("{}/a/b", stalled.address)])
+        .args(["--jobs", "1", "--timeout", "1", "nginx", &format!("{}/a/b", stalled.address)])
         .timeout(Duration::from_secs(120))
         .run()
         .fails(1)
@@ -508,8 +505,7 @@ fn interrupted_it_cancels_what_it_has_begun() {
         false => Turn::Usual,
     });
     let to = format!("{}/a/b", server.address);
-    let run = lab.tool("mocker-push").args(["--explain", "nginx", &to]).spawn();
-    let mut run = run;
+    let mut run = lab.tool("mocker-push").args(["--explain", "nginx", &to]).spawn();
     run.wait_for("] PUT ");
     run.signal_group(Signal::SIGINT);
     run.wait().fails(130);
