@@ -5,6 +5,7 @@ pub mod clock;
 pub mod compression;
 pub mod fixup;
 pub mod layer;
+pub mod lenders;
 pub mod manifest;
 pub mod member;
 pub mod notes;

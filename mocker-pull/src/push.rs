@@ -2,7 +2,6 @@
 //!
 //! What is sent are the bytes that are stored: a digest never changes on the way, so what others have pinned stays good.
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +17,7 @@ use serde_json::Value;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use crate::lenders::Lenders;
 use crate::manifest::Manifest;
 use crate::progress::Progress;
 use crate::registry::Repository;
@@ -80,41 +80,6 @@ impl Stored {
     }
 }
 
-/// Which repository of a registry has which blob, as far as this machine knows.
-#[derive(Default)]
-pub struct Lenders {
-    known: HashMap<(String, Digest), Vec<String>>,
-}
-
-impl Lenders {
-    /// What the images of the store tell: each was pulled from its name, or pushed to it.
-    pub fn of_store(store: &Store) -> Result<Lenders, Error> {
-        let mut lenders = Lenders::default();
-        for entry in store.entries()? {
-            // An image that another tool has named, or that is damaged, just lends nothing.
-            let Ok(reference) = entry.reference.parse::<Reference>() else { continue };
-            let Ok(json) = store.read_json(&entry.manifest) else { continue };
-            let Ok(manifest) = Manifest::read(&json) else { continue };
-            lenders.add(&reference, &manifest);
-        }
-        Ok(lenders)
-    }
-
-    /// This name has the image's blobs.
-    fn add(&mut self, reference: &Reference, manifest: &Manifest) {
-        for blob in manifest.layers.iter().chain([&manifest.config]) {
-            let key = (reference.registry.clone(), blob.digest.clone());
-            self.known.entry(key).or_default().push(reference.repository.clone());
-        }
-    }
-
-    /// A repository that could lend a blob to this one; of several the one we learned of last, for to that we have pushed.
-    fn find(&self, to: &Reference, blob: &Digest) -> Option<String> {
-        let lenders = self.known.get(&(to.registry.clone(), blob.clone()))?;
-        lenders.iter().rfind(|lender| **lender != to.repository).cloned()
-    }
-}
-
 /// Pushes an image under a name. If it cannot be done, or `stop` ends first, the registry is told to forget what was begun.
 pub async fn push(
     image: &Stored,
@@ -136,7 +101,7 @@ pub async fn push(
         error = stop => Err(error),
     };
     match &outcome {
-        Ok(()) => lenders.add(to, &image.manifest),
+        Ok(()) => lenders.remember(to, &image.digest, &image.manifest),
         Err(_) => uploads.cancel().await,
     }
     outcome

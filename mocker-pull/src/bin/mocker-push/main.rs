@@ -16,8 +16,9 @@ use mocker_common::reference::Reference;
 use mocker_common::stage::HeldSignals;
 use mocker_common::store::Store;
 use mocker_common::{explain, stage};
+use mocker_pull::lenders::Lenders;
 use mocker_pull::progress::Progress;
-use mocker_pull::push::{self, Lenders, Stored, Way};
+use mocker_pull::push::{self, Stored, Way};
 use mocker_pull::registry::transport::Transport;
 
 use args::Args;
@@ -33,7 +34,7 @@ fn main() -> ExitCode {
 fn recipe(args: &Args) -> Result<(), Error> {
     let store = Store::open();
     let image = Stored::open(&store, &args.image)?;
-    let lenders = Lenders::of_store(&store)?;
+    let lenders = Lenders::of_store(&store);
     let signals = HeldSignals::hold()?;
 
     // One thread waits for the network; others, made where they are needed, read and hash.
