@@ -149,15 +149,17 @@ pub struct Authorized<'a> {
 impl fmt::Display for Authorized<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let request = self.request;
-        let url = match request.part {
+        let url = match (request.part, &request.digest) {
             // Service and scope, digest and repository: the lesson of it.
-            Part::Token | Part::Mount => request.url.to_string(),
+            (Part::Token | Part::Mount, _) => request.url.to_string(),
+            (Part::Fill | Part::Close, Some(digest)) => {
+                let address = request.url.as_str().split('?').next().unwrap_or_default();
+                let notes = if request.mark() == '&' { "?…" } else { "" };
+                format!("{address}{notes}{}digest={digest}", request.mark())
+            }
             _ => without_query(&request.url),
         };
         write!(f, "{} {url}", request.method())?;
-        if let (Part::Fill | Part::Close, Some(digest)) = (request.part, &request.digest) {
-            write!(f, "{}digest={digest}", if request.url.query().is_some() { "&" } else { "?" })?;
-        }
         if request.offset > 0 {
             write!(f, ", Range: bytes={}-", request.offset)?;
         }
@@ -222,11 +224,17 @@ impl Explained for Authorized<'_> {
 }
 
 impl Request {
+    /// What stands before the digest that ends an upload: its address may have a query of its own.
+    fn mark(&self) -> char {
+        let own = self.url.query().is_some_and(|query| !query.starts_with("digest="));
+        if own { '&' } else { '?' }
+    }
+
     /// The requests of a push with curl. `$LOCATION` is where the answer before said to go on; it changes with each.
     fn push_by_hand(&self, curl: String) -> String {
         const LOCATION: &str = "sed -n 's/^[Ll]ocation: *//p' | tr -d '\\r'";
         let url = &self.url;
-        let mark = if url.query().is_some() { '&' } else { '?' };
+        let mark = self.mark();
         let digest = self.digest.as_ref().map(ToString::to_string).unwrap_or_default();
         let kind = self.content_type().map(|kind| format!(" --header 'Content-Type: {kind}'")).unwrap_or_default();
         match (self.part, &self.body) {
@@ -253,5 +261,23 @@ impl Request {
             }
             _ => format!("{curl} --request PUT \"$LOCATION{mark}digest={digest}\""),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_notes_that_a_registry_keeps_in_an_address_are_not_shown() {
+        let digest = format!("sha256:{}", "ab".repeat(32));
+        let shown = |part, url: &str| {
+            let request = Request::new(part, Url::parse(url).unwrap(), "");
+            Request { digest: Some(digest.parse().unwrap()), ..request }.with(None).to_string()
+        };
+        assert_eq!(shown(Part::Close, "http://a/u/1?digest=x"), format!("PUT http://a/u/1?digest={digest}"));
+        assert_eq!(shown(Part::Close, "http://a/u/1?s=1&digest=x"), format!("PUT http://a/u/1?…&digest={digest}"));
+        assert_eq!(shown(Part::State, "http://a/u/1?s=1"), "GET http://a/u/1?…");
+        assert_eq!(shown(Part::Mount, "http://a/u/?mount=x&from=b"), "POST http://a/u/?mount=x&from=b");
     }
 }

@@ -478,10 +478,11 @@ fn a_slow_registry_is_waited_for_and_a_silent_one_is_not() {
     lab.images(&["nginx"]);
     // In all longer than it may be silent.
     let server = Server::start(&lab, |asked| match asked.brings_blob() {
-        true => Turn::Slow(Duration::from_millis(400)),
+        true => Turn::Slow(Duration::from_millis(600)),
         false => Turn::Usual,
     });
-    push(&lab, &["--timeout", "2", "nginx", &format!("{}/a/b", server.address)]).succeeds();
+    let told = push(&lab, &["--timeout", "3", "nginx", &format!("{}/a/b", server.address)]).succeeds();
+    assert!(!told.stderr.contains("asking again"), "{told}");
     assert_whole(&lab, &server, "nginx", "a/b:latest");
 
     let stalled = Server::start(&lab, |asked| match asked.brings_blob() {
