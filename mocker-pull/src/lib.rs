@@ -2,9 +2,11 @@
 
 pub mod clock;
 pub mod layer;
+pub mod lenders;
 pub mod manifest;
 pub mod platform;
 pub mod progress;
 pub mod pull;
+pub mod push;
 pub mod registry;
 pub mod source;

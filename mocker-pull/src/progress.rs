@@ -6,7 +6,7 @@ use std::time::Duration;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use mocker_common::units::format_size;
 
-use crate::manifest::Layer;
+use crate::manifest::{Descriptor, Layer};
 
 /// Where the news goes.
 pub struct Progress {
@@ -49,9 +49,14 @@ impl Progress {
 
     /// Begins a layer.
     pub fn layer(&self, layer: &Layer) -> Bar<'_> {
-        let name = layer.blob.digest.short().to_string();
+        self.blob(&layer.blob)
+    }
+
+    /// Begins a layer of which only the blob matters.
+    pub fn blob(&self, blob: &Descriptor) -> Bar<'_> {
+        let name = blob.digest.short().to_string();
         let bar = match &self.form {
-            Form::Bars(bars) => Some(bars.add(running(&name, layer.blob.size))),
+            Form::Bars(bars) => Some(bars.add(running(&name, blob.size))),
             _ => None,
         };
         Bar { progress: self, name, bar }
@@ -73,6 +78,13 @@ impl Bar<'_> {
     pub fn advance(&self, bytes: usize) {
         if let Some(bar) = &self.bar {
             bar.inc(bytes as u64);
+        }
+    }
+
+    /// So many bytes are done in all.
+    pub fn set(&self, position: u64) {
+        if let Some(bar) = &self.bar {
+            bar.set_position(position);
         }
     }
 

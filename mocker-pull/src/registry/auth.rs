@@ -17,7 +17,7 @@ use tokio::sync::Mutex;
 use super::challenge::Challenge;
 use super::credentials::{self, Credentials, Found, Secret};
 use super::failure::{Advice, Failure, Kind};
-use super::request::{Authorization, Part, Request};
+use super::request::{Authorization, Body, Part, Request};
 use super::transport::Transport;
 use super::{endpoint, persist, read_limited};
 use crate::progress::Progress;
@@ -32,13 +32,37 @@ pub struct Auth {
     state: Mutex<State>,
 }
 
+/// What we want to do there, in the words of the token specification.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Access {
+    /// whose password is looked for
+    pub repository: String,
+    /// `repository:library/nginx:pull`, one for each repository that takes part
+    scopes: Vec<String>,
+}
+
+impl Access {
+    pub fn pull(repository: &str) -> Self {
+        Access { repository: repository.into(), scopes: vec![format!("repository:{repository}:pull")] }
+    }
+
+    pub fn push(repository: &str) -> Self {
+        Access { repository: repository.into(), scopes: vec![format!("repository:{repository}:pull,push")] }
+    }
+
+    /// To take blobs from another repository one must be allowed to read there: one token for both.
+    pub fn mounting(mut self, from: &str) -> Self {
+        self.scopes.push(format!("repository:{from}:pull"));
+        self
+    }
+}
+
 #[derive(Default)]
 struct State {
     /// how it asked last time
     scheme: Option<Scheme>,
     basic: Option<Arc<Authorization>>,
-    /// by scope
-    tokens: HashMap<String, Token>,
+    tokens: HashMap<Access, Token>,
 }
 
 #[derive(Clone)]
@@ -62,22 +86,22 @@ impl Auth {
         &self,
         transport: &Transport,
         progress: &Progress,
-        repository: &str,
+        access: &Access,
     ) -> Result<Option<Arc<Authorization>>, Error> {
         let mut state = self.state.lock().await;
         match state.scheme.clone() {
             None => Ok(None),
             Some(Scheme::Basic) => Ok(state.basic.clone()),
             Some(Scheme::Bearer { realm, service }) => {
-                let scope = pull_scope(repository);
-                if let Some(token) = state.tokens.get(&scope)
+                if let Some(token) = state.tokens.get(access)
                     && Instant::now() < token.until
                 {
                     return Ok(Some(token.authorization.clone()));
                 }
-                let token = self.fetch(transport, progress, repository, &realm, service.as_deref(), &scope).await?;
+                let service = service.as_deref();
+                let token = self.fetch(transport, progress, access, &realm, service, &access.scopes).await?;
                 let authorization = token.authorization.clone();
-                state.tokens.insert(scope, token);
+                state.tokens.insert(access.clone(), token);
                 Ok(Some(authorization))
             }
         }
@@ -88,16 +112,15 @@ impl Auth {
         &self,
         transport: &Transport,
         progress: &Progress,
-        repository: &str,
+        access: &Access,
         challenges: &[Challenge],
         used: Option<&Arc<Authorization>>,
     ) -> Result<Option<Arc<Authorization>>, Error> {
         let mut state = self.state.lock().await;
-        let scope = pull_scope(repository);
 
         // Another layer's request may have been refused as well, and have fetched a new token while we waited.
         let newer = |known: &Arc<Authorization>| used.is_none_or(|used| !Arc::ptr_eq(known, used));
-        if let Some(token) = state.tokens.get(&scope)
+        if let Some(token) = state.tokens.get(access)
             && newer(&token.authorization)
         {
             return Ok(Some(token.authorization.clone()));
@@ -109,16 +132,17 @@ impl Auth {
             let service = bearer.get("service").map(str::to_string);
             // Our own scope is enough, except where the registry says that it is not.
             let asked = bearer.get("scope").filter(|_| bearer.get("error") == Some("insufficient_scope"));
-            let wanted = asked.unwrap_or(&scope);
-            let token = self.fetch(transport, progress, repository, &realm, service.as_deref(), wanted).await?;
+            let asked = asked.map(|scope| scope.split_whitespace().map(str::to_string).collect());
+            let wanted: Vec<String> = asked.unwrap_or_else(|| access.scopes.clone());
+            let token = self.fetch(transport, progress, access, &realm, service.as_deref(), &wanted).await?;
             let authorization = token.authorization.clone();
             state.scheme = Some(Scheme::Bearer { realm, service });
-            state.tokens.insert(scope, token);
+            state.tokens.insert(access.clone(), token);
             return Ok(Some(authorization));
         }
         if find("basic").is_some() && used.is_none() {
             if state.basic.is_none() {
-                let found = credentials::look_up(&self.registry, repository)?;
+                let found = credentials::look_up(&self.registry, &access.repository)?;
                 state.basic = found.credentials.map(|known| Arc::new(Authorization::Basic(known.basic())));
             }
             state.scheme = Some(Scheme::Basic);
@@ -147,27 +171,30 @@ impl Auth {
         &self,
         transport: &Transport,
         progress: &Progress,
-        repository: &str,
+        access: &Access,
         realm: &Url,
         service: Option<&str>,
-        scope: &str,
+        scopes: &[String],
     ) -> Result<Token, Error> {
         const WHY: &str = "the registry answers only who brings a token for this repository; its token server gives one, \
                            for public images to strangers too";
-        let found = credentials::look_up(&self.registry, repository)?;
-        let advice = self.advice(repository, &found);
+        let found = credentials::look_up(&self.registry, &access.repository)?;
+        let advice = self.advice(&access.repository, &found);
         let known = found.credentials;
-        let request = token_request(&self.registry, realm, service, scope, known.as_ref());
+        let request = token_request(&self.registry, realm, service, scopes, known.as_ref());
         let basic = known.filter(|known| known.identity.is_none()).map(|known| Authorization::Basic(known.basic()));
         let call = request.with(basic.as_ref());
 
         let outcome = persist(progress, &self.registry, async || {
             explain::tell(&call, WHY);
-            let response = transport.send(&request, basic.as_ref()).await?;
-            if !response.status().is_success() {
-                return Err(Failure::of_answer(response).await);
-            }
-            let body = read_limited(response, TOKEN_LIMIT).await?;
+            let work = async {
+                let response = transport.send(&request, basic.as_ref()).await?;
+                match response.status().is_success() {
+                    true => read_limited(response, TOKEN_LIMIT).await,
+                    false => Err(Failure::of_answer(response).await),
+                }
+            };
+            let body = transport.watch(&request, work).await?;
             read_token(&body).ok_or_else(|| Failure::new(Kind::Broken, "the answer has no token"))
         });
         let (token, lifetime) = outcome.await.map_err(|failure| failure.into_error(&call, WHY, &advice))?;
@@ -190,35 +217,34 @@ impl Auth {
     }
 }
 
-fn pull_scope(repository: &str) -> String {
-    format!("repository:{repository}:pull")
-}
-
 /// A refresh token is traded by POST; in all other cases the request is a GET, with the password if there is one.
 fn token_request(
     registry: &str,
     realm: &Url,
     service: Option<&str>,
-    scope: &str,
+    scopes: &[String],
     known: Option<&Credentials>,
 ) -> Request {
     let mut url = realm.clone();
     let aim = format!("get a token for {registry} from {}", realm.host_str().unwrap_or_default());
-    let mut query = vec![("scope", scope)];
-    query.extend(service.map(|service| ("service", service)));
+    let joined = scopes.join(" ");
+    let service = service.map(|service| ("service", service));
     match known.and_then(|known| known.identity.as_ref()) {
         None => {
+            let mut query: Vec<_> = scopes.iter().map(|scope| ("scope", scope.as_str())).chain(service).collect();
             query.extend(known.map(|known| ("account", known.user.as_str())));
             url.query_pairs_mut().extend_pairs(query);
             Request::new(Part::Token, url, aim)
         }
         Some(identity) => {
+            // By GET each scope is a parameter of its own; in the form they share one (RFC 6749, 3.3).
+            let mut query: Vec<_> = std::iter::once(("scope", joined.as_str())).chain(service).collect();
             query.extend([("grant_type", "refresh_token"), ("refresh_token", &identity.0), ("client_id", "mocker")]);
             let mut form = realm.clone();
             form.set_query(None);
             form.query_pairs_mut().extend_pairs(query);
-            let form = Some(Secret(form.query().unwrap_or_default().into()));
-            Request { form, ..Request::new(Part::Token, url, aim) }
+            let body = Body::Form(Secret(form.query().unwrap_or_default().into()));
+            Request { body, ..Request::new(Part::Token, url, aim) }
         }
     }
 }
@@ -274,14 +300,17 @@ mod tests {
     #[test]
     fn a_refresh_token_travels_in_the_body_alone() {
         let realm = Url::parse("https://a.b/token?x=1").unwrap();
-        let plain = token_request("r", &realm, Some("s t"), "repository:a/b:pull", None);
+        let plain = token_request("r", &realm, Some("s t"), &Access::pull("a/b").scopes, None);
         assert_eq!(plain.url.as_str(), "https://a.b/token?x=1&scope=repository%3Aa%2Fb%3Apull&service=s+t");
+        let both = token_request("r", &realm, None, &Access::push("a").mounting("b").scopes, None);
+        let query = "scope=repository%3Aa%3Apull%2Cpush&scope=repository%3Ab%3Apull";
+        assert_eq!(both.url.as_str(), format!("https://a.b/token?x=1&{query}"));
         let known =
             Credentials { user: "u".into(), password: Secret("p".into()), identity: Some(Secret("i&d".into())) };
-        let traded = token_request("r", &realm, None, "s", Some(&known));
+        let traded = token_request("r", &realm, None, &Access::push("a").mounting("b").scopes, Some(&known));
         assert_eq!(traded.url, realm);
-        let form = "scope=s&grant_type=refresh_token&refresh_token=i%26d&client_id=mocker";
-        assert_eq!(traded.form, Some(Secret(form.into())));
+        let form = "scope=repository%3Aa%3Apull%2Cpush+repository%3Ab%3Apull&grant_type=refresh_token&refresh_token=i%26d&client_id=mocker";
+        assert!(matches!(&traded.body, Body::Form(body) if body.0 == form), "{traded:?}");
         assert!(!format!("{}", traded.with(None)).contains("i%26d"));
     }
 }

@@ -131,6 +131,9 @@ impl Failure {
     }
 
     fn diagnose(&self, call: &Authorized<'_>, advice: &Advice) -> (String, String) {
+        if let Some(refusal) = super::refusal::diagnose(self, call.request, advice) {
+            return refusal;
+        }
         let url = &call.request.url;
         let host = url.host_str().unwrap_or_default();
         let (likely, hint): (&str, String) = match &self.kind {
@@ -176,7 +179,7 @@ impl Failure {
     }
 
     /// When to come again.
-    fn when(&self) -> String {
+    pub(super) fn when(&self) -> String {
         match self.retry_after {
             Some(wait) if wait > LONGEST_WAIT => {
                 format!(
@@ -199,7 +202,7 @@ pub struct Advice {
 }
 
 impl Advice {
-    fn login(&self) -> String {
+    pub(super) fn login(&self) -> String {
         let login =
             format!("check the spelling; docker login {} or podman login {0} keeps a password for it", self.registry);
         if self.credentials.is_empty() { login } else { format!("{login}\n({})", self.credentials) }

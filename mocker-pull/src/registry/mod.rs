@@ -1,14 +1,17 @@
-//! A registry's side of a pull: manifests and blobs, by the OCI distribution specification over HTTP.
+//! The distribution API: manifests and blobs to and from a registry, by the OCI distribution specification over HTTP.
 
 pub mod auth;
+pub mod body;
 pub mod challenge;
 pub mod credentials;
 pub mod download;
 pub mod endpoint;
 pub mod failure;
+mod refusal;
 pub mod request;
 pub mod retry;
 pub mod transport;
+pub mod upload;
 
 use std::sync::Arc;
 
@@ -19,7 +22,7 @@ use reqwest::header::{CONTENT_TYPE, WWW_AUTHENTICATE};
 use reqwest::{Response, StatusCode, Url};
 use serde_json::Value;
 
-use self::auth::Auth;
+use self::auth::{Access, Auth};
 use self::failure::{Advice, Failure, Kind};
 use self::request::{Authorization, Part, Request};
 use self::retry::{Attempts, random};
@@ -38,6 +41,8 @@ pub struct Repository {
     base: Url,
     transport: Arc<Transport>,
     auth: Auth,
+    /// what we are there for
+    access: Access,
     progress: Arc<Progress>,
 }
 
@@ -54,7 +59,18 @@ impl Repository {
     pub fn new(registry: &str, name: &str, transport: Arc<Transport>, progress: Arc<Progress>) -> Result<Self, Error> {
         let base = endpoint::of(registry)?;
         let auth = Auth::new(registry, &base);
-        Ok(Repository { registry: registry.into(), name: name.into(), base, transport, auth, progress })
+        let access = Access::pull(name);
+        Ok(Repository { registry: registry.into(), name: name.into(), base, transport, auth, access, progress })
+    }
+
+    /// One that is written to.
+    pub fn for_push(
+        registry: &str,
+        name: &str,
+        transport: Arc<Transport>,
+        progress: Arc<Progress>,
+    ) -> Result<Self, Error> {
+        Ok(Repository { access: Access::push(name), ..Repository::new(registry, name, transport, progress)? })
     }
 
     /// Gets the manifest or index of a tag or a digest. By digest, it is checked to be the one asked for.
@@ -107,20 +123,36 @@ impl Repository {
     /// Sends a request once, with what the registry wants to see. A 401 is answered once: at first because nothing was
     /// sent along, later because a token lives only minutes.
     async fn ask(&self, request: &Request, why: &'static str) -> Result<Response, Failure> {
-        let used = self.auth.current(&self.transport, &self.progress, &self.name).await?;
+        self.ask_for(&self.access, request, why).await
+    }
+
+    /// The same with another access than this repository's own.
+    async fn ask_for(&self, access: &Access, request: &Request, why: &'static str) -> Result<Response, Failure> {
+        // Only the registry itself may ask who we are: a host that it sends us to could name its own token server.
+        let at_home = |url: &Url| url.origin() == self.base.origin();
+        let (transport, progress) = (&self.transport, &self.progress);
+        if !at_home(&request.url) {
+            return self.judge(request, self.send(request, None, why).await?).await;
+        }
+        let used = self.auth.current(transport, progress, access).await?;
         let response = self.send(request, used.as_deref(), why).await?;
-        // Only the registry itself may ask who we are: the host that it redirects to could name its own token server.
-        let asks = response.url().origin() == request.url.origin();
-        if response.status() != StatusCode::UNAUTHORIZED || !asks {
-            return judge(response).await;
+        if response.status() != StatusCode::UNAUTHORIZED || !at_home(response.url()) {
+            return self.judge(request, response).await;
         }
         let headers = response.headers().get_all(WWW_AUTHENTICATE);
         let challenges: Vec<_> =
             headers.iter().filter_map(|value| value.to_str().ok()).flat_map(challenge::parse).collect();
-        let answer = self.auth.answer(&self.transport, &self.progress, &self.name, &challenges, used.as_ref()).await?;
-        match answer {
-            Some(authorization) => judge(self.send(request, Some(&authorization), why).await?).await,
-            None => Err(Failure::of_answer(response).await),
+        match self.auth.answer(transport, progress, access, &challenges, used.as_ref()).await? {
+            Some(authorization) => self.judge(request, self.send(request, Some(&authorization), why).await?).await,
+            None => self.judge(request, response).await,
+        }
+    }
+
+    /// Lets an answer pass that is a success; of any other reads what it says.
+    async fn judge(&self, request: &Request, response: Response) -> Result<Response, Failure> {
+        match response.status().is_success() {
+            true => Ok(response),
+            false => Err(self.transport.watch(request, async { Ok(Failure::of_answer(response).await) }).await?),
         }
     }
 
@@ -131,7 +163,7 @@ impl Repository {
         why: &'static str,
     ) -> Result<Response, Failure> {
         explain::tell(&request.with(authorization), why);
-        self.transport.send(request, authorization).await
+        self.transport.watch(request, self.transport.send(request, authorization)).await
     }
 
     /// Makes the error of a failure.
@@ -142,13 +174,6 @@ impl Repository {
             _ => Advice { registry: self.registry.clone(), repository: self.name.clone(), credentials: String::new() },
         };
         failure.into_error(&request.with(None), why, &advice)
-    }
-}
-
-async fn judge(response: Response) -> Result<Response, Failure> {
-    match response.status() {
-        StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(response),
-        _ => Err(Failure::of_answer(response).await),
     }
 }
 
@@ -168,13 +193,20 @@ async fn persist<T>(
 }
 
 /// Waits before the next attempt, or gives the failure back.
-async fn pause(
+async fn pause(progress: &Progress, registry: &str, attempts: &mut Attempts, failure: Failure) -> Result<(), Failure> {
+    let passing = failure.is_passing();
+    pause_if(passing, progress, registry, attempts, failure).await
+}
+
+/// The same, where the caller knows better what passes.
+async fn pause_if(
+    passing: bool,
     progress: &Progress,
     registry: &str,
     attempts: &mut Attempts,
     mut failure: Failure,
 ) -> Result<(), Failure> {
-    let wait = failure.is_passing().then(|| attempts.wait(failure.retry_after, random())).flatten();
+    let wait = passing.then(|| attempts.wait(failure.retry_after, random())).flatten();
     let Some(wait) = wait else {
         if attempts.failed() > 1 {
             failure.words += &format!(" (tried {} times)", attempts.failed());

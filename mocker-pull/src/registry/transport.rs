@@ -3,22 +3,30 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use reqwest::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RANGE};
-use reqwest::{Client, Response, Url};
+use reqwest::header::{
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderValue,
+    LOCATION, RANGE,
+};
+use reqwest::{Client, Method, Response, Url};
 
 use super::endpoint;
 use super::failure::{Failure, Kind};
-use super::request::{Authorization, Request};
+use super::request::{Authorization, Body, Part, Request};
 
 /// How many redirects are followed: a registry to its storage is one or two.
 const HOPS: usize = 5;
 const CONNECT: Duration = Duration::from_secs(15);
+
+/// How many times longer a registry may be silent once it has a whole blob: it then hashes it, and brings it to its place.
+const FINISHING: u32 = 5;
 
 /// The HTTP clients, each made when it is first needed: to load the machine's certificates takes longer than a small
 /// image does from the loopback.
 pub struct Transport {
     /// how long a peer may be silent; a whole download may take as long as it likes
     idle: Duration,
+    /// how long a client waits for the next bytes of an answer
+    read: Duration,
     /// plain HTTP to the loopback; never through a proxy, knows no certificates
     plain: OnceLock<Client>,
     /// TLS to the loopback, never through a proxy
@@ -32,7 +40,40 @@ impl Transport {
     pub fn new(idle: Duration) -> Self {
         // Err means that it is chosen already.
         rustls::crypto::ring::default_provider().install_default().unwrap_or_default();
-        Transport { idle, plain: OnceLock::new(), local: OnceLock::new(), remote: OnceLock::new() }
+        Transport { idle, read: idle, plain: OnceLock::new(), local: OnceLock::new(), remote: OnceLock::new() }
+    }
+
+    /// For uploads: to the client the answer to one is silent as long as its body is on the way. So it waits without end,
+    /// and [`Transport::watch`] looks at what moves in either direction.
+    pub fn for_uploads(idle: Duration) -> Self {
+        const WITHOUT_END: Duration = Duration::from_secs(1 << 30); // Duration::MAX would overflow the clock
+        Transport { read: WITHOUT_END, ..Transport::new(idle) }
+    }
+
+    /// Does the work of one request, and gives it up when nothing moves for too long.
+    pub async fn watch<T>(
+        &self,
+        request: &Request,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        let position = || match &request.body {
+            Body::Blob(part) => part.source.position(),
+            _ => 0,
+        };
+        let finishing = || match &request.body {
+            Body::Blob(part) => request.part == Part::Fill && part.is_sent(),
+            _ => request.part == Part::Close,
+        };
+        let mut work = std::pin::pin!(work);
+        loop {
+            let before = position();
+            let patience = if finishing() { self.idle * FINISHING } else { self.idle };
+            match tokio::time::timeout(patience, &mut work).await {
+                Ok(outcome) => return outcome,
+                Err(_) if position() != before => continue,
+                Err(_) => return Err(Failure::new(Kind::Silent, "no answer in time")),
+            }
+        }
     }
 
     /// Sends a request, follows its redirects, and returns whatever the answer is in the end.
@@ -63,12 +104,21 @@ impl Transport {
         authorization: Option<&Authorization>,
     ) -> Result<Response, Failure> {
         let client = self.client(url)?;
-        let mut builder = match &request.form {
-            None => client.get(url.clone()),
-            Some(form) => {
-                client.post(url.clone()).header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(form.0.clone())
-            }
+        let mut builder = client.request(request.method(), url.clone());
+        builder = match &request.body {
+            // Servers want to be told that nothing follows (RFC 9110, 8.6).
+            Body::None if matches!(request.method(), Method::POST | Method::PUT) => builder.header(CONTENT_LENGTH, 0),
+            Body::None => builder,
+            Body::Form(form) => builder.body(form.0.clone()),
+            Body::Manifest { bytes, .. } => builder.body(bytes.clone()),
+            Body::Blob(part) => builder.body(part.body()),
         };
+        if let Some(content_type) = request.content_type() {
+            builder = builder.header(CONTENT_TYPE, content_type);
+        }
+        if let Some(range) = request.content_range() {
+            builder = builder.header(CONTENT_RANGE, range);
+        }
         if let Some(accept) = request.accept() {
             builder = builder.header(ACCEPT, accept);
         }
@@ -101,7 +151,7 @@ impl Transport {
             .default_headers(headers)
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT)
-            .read_timeout(self.idle)
+            .read_timeout(self.read)
             .build()
             .map_err(|error| Failure::of_client(&error))?;
         Ok(cell.get_or_init(|| client))
