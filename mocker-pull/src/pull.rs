@@ -35,7 +35,8 @@ pub async fn pull(
 ) -> Result<Image, Error> {
     let name = familiar(reference);
     progress.say(&format!("{name}: pulling from {}", reference.registry));
-    let repository = Repository::new(&reference.registry, &reference.repository, transport.clone(), progress.clone())?;
+    let repository =
+        Repository::new(&reference.registry, &reference.repository, transport.clone(), progress.clone()).await?;
 
     let (document, index) = resolve(&repository, reference, wanted).await?;
     let manifest = Manifest::read(&document.json).map_err(|error| error.while_doing(&name))?;

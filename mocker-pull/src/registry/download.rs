@@ -1,4 +1,8 @@
 //! A blob as it comes in: a stream that survives broken connections and ends at the right byte.
+//!
+//! What a registry's mirrors cannot give is asked of the registry itself, from the byte on where the last one ended.
+
+use std::collections::VecDeque;
 
 use bytes::Bytes;
 use mocker_common::digest::{Digest, sha256};
@@ -11,15 +15,22 @@ use super::retry::Attempts;
 use super::{Repository, pause};
 use crate::manifest::Descriptor;
 
+const PART: &str = "it answers with another part than was asked for";
+
 /// A download in progress. What was received stays good when a connection breaks: the next one begins where it ended.
 /// (The digest over the whole is checked by whoever reads the stream.)
 pub struct Download<'a> {
     repository: &'a Repository,
+    /// who is asked now, and who after him
+    source: &'a Repository,
+    others: VecDeque<&'a Repository>,
     digest: &'a Digest,
     size: u64,
     offset: u64,
     /// bytes still to be passed over, where a registry begins anew instead of going on
     skip: u64,
+    /// this source answers a wish for the rest with nonsense: it is asked for the whole
+    whole: bool,
     response: Option<Response>,
     attempts: Attempts,
     why: &'static str,
@@ -28,14 +39,19 @@ pub struct Download<'a> {
 impl Repository {
     /// Begins to download a blob; nothing is sent before the first [`Download::next`].
     pub fn download<'a>(&'a self, blob: &'a Descriptor, why: &'static str) -> Download<'a> {
+        let mut others = VecDeque::from(self.sources());
+        let source = others.pop_front().unwrap_or(self);
         Download {
             repository: self,
+            source,
+            others,
             digest: &blob.digest,
             size: blob.size,
             offset: 0,
             skip: 0,
+            whole: false,
             response: None,
-            attempts: Attempts::default(),
+            attempts: source.attempts(),
             why,
         }
     }
@@ -70,13 +86,26 @@ impl Download<'_> {
                 Ok(chunk) => return Ok(chunk),
                 Err(failure) => {
                     self.response = None;
-                    let waited =
-                        pause(&self.repository.progress, &self.repository.registry, &mut self.attempts, failure);
-                    if let Err(failure) = waited.await {
-                        let request = self.repository.blob(self.digest, self.offset)?;
-                        return Err(self.repository.explain(failure, &request, self.why));
-                    }
+                    self.wait(failure).await?;
                 }
+            }
+        }
+    }
+
+    /// Waits until the same source is worth another attempt, or turns to the next.
+    async fn wait(&mut self, failure: Failure) -> Result<(), Error> {
+        let source = self.source;
+        let waited = pause(&source.progress, &source.registry, &mut self.attempts, failure).await;
+        let Err(failure) = waited else { return Ok(()) };
+        match self.others.pop_front() {
+            Some(next) => {
+                self.repository.pass_over(source, &failure, true);
+                (self.source, self.attempts, self.whole) = (next, next.attempts(), false);
+                Ok(())
+            }
+            None => {
+                let request = source.blob(self.digest, self.offset)?;
+                Err(source.explain(failure, &request, self.why))
             }
         }
     }
@@ -108,25 +137,31 @@ impl Download<'_> {
             if self.offset > self.size {
                 return Err(too_long(self.size).into());
             }
-            self.attempts.progressed();
+            self.attempts.received(fresh.len());
             return Ok(Some(fresh));
         }
     }
 
-    /// Asks for what is missing. Only an answer that begins exactly there is appended.
+    /// Asks for what is missing. Only an answer that begins exactly there is appended; of one with the whole, what is
+    /// known already is passed over. Who sends another part, or knows of none (416), is asked for the whole.
     async fn open(&mut self) -> Result<(), Failure> {
-        let request = self.repository.blob(self.digest, self.offset)?;
-        let response = self.repository.ask(&request, self.why).await?;
+        let wanted = if self.whole { 0 } else { self.offset };
+        let request = self.source.blob(self.digest, wanted)?;
+        let response = match self.source.ask(&request, self.why).await {
+            Err(failure) if failure.kind == Kind::Status(416) && wanted > 0 => return Err(self.nonsense()),
+            other => other?,
+        };
         let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
         let begins = match response.status() {
             StatusCode::PARTIAL_CONTENT => header(CONTENT_RANGE).and_then(range_start),
             _ => Some(0),
         };
-        let length = header(CONTENT_LENGTH).and_then(|value| value.parse::<u64>().ok());
         let begins = match begins {
-            Some(begins) if begins == self.offset || begins == 0 => begins,
-            _ => return Err(Failure::new(Kind::Broken, "it answers with another part than was asked for")),
+            Some(begins) if begins == wanted || begins == 0 => begins,
+            _ if wanted > 0 => return Err(self.nonsense()),
+            _ => return Err(Failure::new(Kind::Broken, PART)),
         };
+        let length = header(CONTENT_LENGTH).and_then(|value| value.parse::<u64>().ok());
         if let Some(length) = length
             && begins + length != self.size
         {
@@ -144,6 +179,11 @@ impl Download<'_> {
         self.skip = self.offset - begins;
         self.response = Some(response);
         Ok(())
+    }
+
+    fn nonsense(&mut self) -> Failure {
+        self.whole = true;
+        Failure::new(Kind::Dropped, PART)
     }
 }
 
