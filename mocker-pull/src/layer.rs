@@ -99,6 +99,11 @@ pub async fn fetch(work: &Work, layer: &Layer) -> Result<(), Error> {
     let outcome = pass(work, layer, &place, wanted, &bar).await;
     let (wanted, place) = match outcome {
         Ok(()) => (wanted, place),
+        Err(error) if wanted.blob && work.repository.distrust(&layer.blob.digest, &error) => {
+            let place = Arc::new(store.temporary()?);
+            pass(work, layer, &place, wanted, &bar).await?;
+            (wanted, place)
+        }
         Err(error) if wanted.blob || is_sound(store, layer).await? => return Err(error),
         Err(_) => {
             work.progress

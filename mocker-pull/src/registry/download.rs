@@ -39,7 +39,7 @@ pub struct Download<'a> {
 impl Repository {
     /// Begins to download a blob; nothing is sent before the first [`Download::next`].
     pub fn download<'a>(&'a self, blob: &'a Descriptor, why: &'static str) -> Download<'a> {
-        let mut others = VecDeque::from(self.sources());
+        let mut others = VecDeque::from(self.sources_of(&blob.digest));
         let source = others.pop_front().unwrap_or(self);
         Download {
             repository: self,
@@ -65,6 +65,15 @@ impl Repository {
                 blob.size
             )));
         }
+        loop {
+            match self.whole_blob(blob, why).await {
+                Err(error) if self.distrust(&blob.digest, &error) => continue,
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn whole_blob(&self, blob: &Descriptor, why: &'static str) -> Result<Vec<u8>, Error> {
         let mut bytes = Vec::new();
         let mut download = self.download(blob, why);
         while let Some(chunk) = download.next().await? {
@@ -119,7 +128,11 @@ impl Download<'_> {
         }
         let Some(response) = &mut self.response else { return Ok(None) };
         loop {
-            let chunk = response.chunk().await.map_err(|error| Failure::of_client(&error))?;
+            let chunk = response.chunk().await.map_err(|error| {
+                let failure = Failure::of_client(&error);
+                let words = format!("{} after {} of {} bytes", failure.words, self.offset, self.size);
+                Failure { words, ..failure }
+            })?;
             let Some(mut chunk) = chunk else {
                 let (offset, size) = (self.offset, self.size);
                 return match offset == size {
@@ -178,6 +191,9 @@ impl Download<'_> {
         }
         self.skip = self.offset - begins;
         self.response = Some(response);
+        if self.source.is_mirror {
+            self.repository.note_giver(self.digest, self.source);
+        }
         Ok(())
     }
 

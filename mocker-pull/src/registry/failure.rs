@@ -38,6 +38,8 @@ pub enum Kind {
     Unreachable,
     /// it cannot prove who it is
     Untrusted,
+    /// it ends the TLS handshake, which it does where it wants another proof of us
+    Alert,
     /// it does not speak TLS
     NotTls,
     /// it said nothing for too long
@@ -72,16 +74,22 @@ impl Failure {
         let mut cause: &(dyn std::error::Error + 'static) = error;
         let mut all = cause.to_string();
         let mut errno = 0;
-        let mut tls = false;
+        let (mut tls, mut alert) = (false, None);
         while let Some(next) = below(cause) {
             cause = next;
             all += &format!(": {cause}");
             errno = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error).unwrap_or(errno);
-            tls |= cause.is::<rustls::Error>();
+            let refused = cause.downcast_ref::<rustls::Error>();
+            tls |= refused.is_some();
+            if let Some(rustls::Error::AlertReceived(told)) = refused
+                && *told != rustls::AlertDescription::InternalError
+            {
+                alert = Some(format!("it ends the TLS handshake: {told:?}"));
+            }
         }
         let words = printable(&cause.to_string());
         if all.contains("tunnel error") || all.contains("proxy") && all.contains("socks") {
-            return Failure::new(Kind::Proxy, format!("the proxy does not let it through: {words}"));
+            return Failure::new(Kind::Proxy, words);
         }
         let unresolved = all.contains("dns error") || all.contains("failed to lookup address");
         match errno {
@@ -89,9 +97,11 @@ impl Failure {
             _ if tls && (all.contains("InvalidContentType") || all.contains("corrupt message")) => {
                 Failure::new(Kind::NotTls, "it does not speak TLS")
             }
+            _ if alert.is_some() => Failure::new(Kind::Alert, alert.unwrap_or_default()),
             _ if tls => Failure::new(Kind::Untrusted, words),
             libc::ECONNREFUSED => Failure::new(Kind::Refused, errno_text(errno)),
             libc::ENETUNREACH | libc::EHOSTUNREACH => Failure::new(Kind::Unreachable, errno_text(errno)),
+            0 if words.starts_with("end of file") => Failure::new(Kind::Dropped, "the connection broke"),
             0 => Failure::new(Kind::Dropped, words),
             _ => Failure::new(Kind::Dropped, errno_text(errno)),
         }
@@ -178,11 +188,20 @@ impl Failure {
                     section(url)
                 ),
             ),
+            Kind::Alert => (
+                "it wants a certificate of ours, or another than it was sent",
+                format!("{} certificate = \"FILE\", key = \"FILE\"   (in /etc/mocker/registries.toml)", section(url)),
+            ),
             Kind::NotTls => (
                 "it speaks plain HTTP, which mocker speaks with the loopback alone unless told otherwise",
                 format!("{} insecure = true   (in /etc/mocker/registries.toml)", section(url)),
             ),
             Kind::Silent => ("it is overloaded, or something on the way swallows packets", "--timeout 300".into()),
+            // With TLS 1.3 its complaint may come too late to be read.
+            Kind::Dropped if url.scheme() == "https" => (
+                "the registry, or something on the way, closed the connection: some do who want a certificate of ours",
+                format!("curl -v {}v2/", base(url)),
+            ),
             Kind::Dropped => {
                 ("the registry, or something on the way, closed the connection", format!("curl -v {}v2/", base(url)))
             }

@@ -4,9 +4,11 @@
 //! with its own credentials: those of the registry that it mirrors are never sent to it. What it answers is held against
 //! the digest, where there is one: only where a tag points is taken on trust.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use mocker_common::digest::Digest;
 use mocker_common::error::Error;
 
 use super::failure::{Failure, Kind};
@@ -21,6 +23,9 @@ pub struct Mirror {
     /// it has failed so that nothing more is expected of it
     given_up: AtomicBool,
 }
+
+/// Which mirror gave a blob, and whether it was found out to be another.
+pub type Given = Mutex<HashMap<Digest, (String, bool)>>;
 
 impl Mirror {
     pub async fn all_of(
@@ -47,6 +52,30 @@ impl Repository {
     pub(super) fn sources(&self) -> Vec<&Repository> {
         let mirrors = self.mirrors.iter().filter(|mirror| !mirror.given_up.load(Relaxed));
         mirrors.map(|mirror| &mirror.repository).chain([self]).collect()
+    }
+
+    /// The same for a blob. One that a mirror has forged is asked of the registry alone.
+    pub(super) fn sources_of(&self, blob: &Digest) -> Vec<&Repository> {
+        let given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        if given.get(blob).is_some_and(|(_, forged)| *forged) { vec![self] } else { self.sources() }
+    }
+
+    /// A mirror gives a blob, or a part of it.
+    pub(super) fn note_giver(&self, blob: &Digest, mirror: &Repository) {
+        let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        given.entry(blob.clone()).or_insert_with(|| (mirror.registry.clone(), false));
+    }
+
+    /// A blob could not be used. Whether it came from a mirror, so that the registry itself may have a better one: it is
+    /// asked alone then.
+    pub fn distrust(&self, blob: &Digest, error: &Error) -> bool {
+        let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((mirror, forged)) = given.get_mut(blob).filter(|(_, forged)| !forged && error.errno == 0) else {
+            return false;
+        };
+        *forged = true;
+        self.progress.say(&format!("mirror {mirror}: {}; asking {}", error.what, self.registry));
+        true
     }
 
     /// A mirror has failed: tells whom is asked instead. It is not asked again, unless it lacks a single blob only.

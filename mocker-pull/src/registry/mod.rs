@@ -30,7 +30,7 @@ use serde_json::Value;
 
 use self::auth::Auth;
 use self::failure::{Failure, Kind};
-use self::mirror::Mirror;
+use self::mirror::{Given, Mirror};
 use self::request::{Authorization, Part, Request};
 use self::retry::{Attempts, random};
 use self::transport::Transport;
@@ -54,6 +54,8 @@ pub struct Repository {
     mirrors: Vec<Mirror>,
     /// there is another to ask
     is_mirror: bool,
+    /// blobs that mirrors gave
+    given: Given,
 }
 
 /// A document as it was received.
@@ -88,7 +90,17 @@ impl Repository {
         let settings = transport.session.settings()?;
         let auth = transport.session.auth(registry, name, || Auth::new(registry, &base, settings));
         let (registry, name) = (registry.into(), name.into());
-        Ok(Repository { registry, name, base, transport, auth, progress, mirrors: Vec::new(), is_mirror: false })
+        Ok(Repository {
+            registry,
+            name,
+            base,
+            transport,
+            auth,
+            progress,
+            mirrors: Vec::new(),
+            is_mirror: false,
+            given: Given::default(),
+        })
     }
 
     /// Gets the manifest or index of a tag or a digest from this very registry. By digest, it is checked to be the one

@@ -147,7 +147,8 @@ mod tests {
 
     #[test]
     fn a_proxy_is_taken_from_either_spelling_for_its_scheme() {
-        let cases: [(&[(&str, &str)], &str, &str); 8] = [
+        type Set = &'static [(&'static str, &'static str)];
+        let cases: [(Set, &str, &str); 8] = [
             (&[("HTTPS_PROXY", "http://p:1")], "https://a.b/", "http://p:1/"),
             (&[("HTTPS_PROXY", "http://p:1")], "http://a.b/", "-"),
             (&[("https_proxy", "p:1"), ("HTTPS_PROXY", "q:1")], "https://a.b/", "http://p:1/"),

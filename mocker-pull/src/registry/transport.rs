@@ -53,7 +53,7 @@ impl Transport {
         let mut url = request.url.clone();
         let mut authorization = authorization;
         for _ in 0..=HOPS {
-            let response = self.hop(request, &url, authorization).await?;
+            let response = self.hop(request, &url, authorization).await.map_err(|failure| self.blame(&url, failure))?;
             let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
             let Some(location) = location.filter(|_| response.status().is_redirection()) else { return Ok(response) };
             let (next, at_home) = endpoint::redirected(&url, location, &*self.session.settings()?)
@@ -94,6 +94,18 @@ impl Transport {
         builder.send().await.map_err(|error| Failure::of_client(&error))
     }
 
+    /// Where a request goes by a proxy, nobody behind it can have refused the connection: the proxy has.
+    fn blame(&self, url: &Url, mut failure: Failure) -> Failure {
+        let by_proxy = matches!(failure.kind, Kind::Unresolved | Kind::Refused | Kind::Unreachable | Kind::Proxy);
+        let proxies = self.session.proxies().unwrap_or_default();
+        if let Some(proxy) = proxies.of(url).filter(|_| by_proxy) {
+            let port = proxy.port_or_known_default().map(|port| format!(":{port}")).unwrap_or_default();
+            failure.words = format!("the proxy {}{port}: {}", proxy.host_str().unwrap_or_default(), failure.words);
+            failure.kind = Kind::Proxy;
+        }
+        failure
+    }
+
     /// The client for a URL: with the certificates that its host needs, by the proxy that the environment names.
     pub(super) fn client(&self, url: &Url) -> Result<Client, Failure> {
         let trust = Trust::of(url, &*self.session.settings()?)?.filter(|_| url.scheme() == "https");
@@ -110,19 +122,18 @@ impl Transport {
         // A blob is what its digest says it is: no server may compress it on the way.
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         let proxies = self.session.proxies()?;
-        let mut builder = Client::builder()
+        let builder = Client::builder()
             .user_agent(concat!("mocker/", env!("CARGO_PKG_VERSION")))
             .default_headers(headers)
             .redirect(reqwest::redirect::Policy::none())
             .proxy(Proxy::custom(move |url| proxies.of(url).cloned()))
             .connect_timeout(CONNECT)
             .read_timeout(self.idle);
-        if let Some(trust) = trust {
-            builder = trust.apply(builder)?;
-        } else if peer == Peer::Plain {
-            builder = builder.tls_certs_only([]);
-        }
-        let client = builder.build().map_err(|error| Failure::of_client(&error))?;
+        let client = match (trust, &peer) {
+            (Some(trust), _) => trust.client(builder)?,
+            (None, Peer::Plain) => builder.tls_certs_only([]).build().map_err(|error| Failure::of_client(&error))?,
+            (None, _) => builder.build().map_err(|error| Failure::of_client(&error))?,
+        };
         clients.insert(peer, client.clone());
         Ok(client)
     }

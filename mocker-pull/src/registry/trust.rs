@@ -8,8 +8,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use mocker_common::error::{Error, failed};
-use reqwest::{Certificate, ClientBuilder, Identity, Url};
+use reqwest::{Certificate, Client, ClientBuilder, Identity, Url};
 
+use super::failure::Failure;
 use super::settings::Settings;
 
 const DIRECTORIES: [&str; 2] = ["/etc/docker/certs.d", "/etc/containers/certs.d"];
@@ -85,8 +86,8 @@ impl Trust {
         Ok(())
     }
 
-    /// Gives a client what is known.
-    pub fn apply(&self, mut builder: ClientBuilder) -> Result<ClientBuilder, Error> {
+    /// Makes a client that knows it.
+    pub fn client(&self, mut builder: ClientBuilder) -> Result<Client, Error> {
         for path in &self.authorities {
             let pem = read(path)?;
             let certificates = Certificate::from_pem_bundle(&pem).unwrap_or_default();
@@ -101,7 +102,13 @@ impl Trust {
                 .map_err(|_| unusable(certificate, &format!("it and {} are no certificate and key", key.display())))?;
             builder = builder.identity(identity);
         }
-        Ok(builder.tls_danger_accept_invalid_certs(self.unchecked))
+        let files = self.identity.iter().flat_map(|(certificate, key)| [certificate, key]).chain(&self.authorities);
+        builder.tls_danger_accept_invalid_certs(self.unchecked).build().map_err(|error| {
+            let files = files.map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
+            Error::new(format!("cannot use the certificates of this registry: {}", Failure::of_client(&error).words))
+                .said(files)
+                .likely("one is of an old kind (X.509 version 1), or a key is not its certificate's")
+        })
     }
 }
 
