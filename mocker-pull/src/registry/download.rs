@@ -3,6 +3,7 @@
 //! What a registry's mirrors cannot give is asked of the registry itself, from the byte on where the last one ended.
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
 use bytes::Bytes;
 use mocker_common::digest::{Digest, sha256};
@@ -11,7 +12,7 @@ use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE};
 use reqwest::{Response, StatusCode};
 
 use super::failure::{Failure, Kind};
-use super::retry::Attempts;
+use super::retry::{Attempts, Pace};
 use super::{Repository, pause};
 use crate::manifest::Descriptor;
 
@@ -32,6 +33,9 @@ pub struct Download<'a> {
     /// this source answers a wish for the rest with nonsense: it is asked for the whole
     whole: bool,
     response: Option<Response>,
+    pace: Pace,
+    /// when the last bytes were handed on
+    handed: Option<Instant>,
     attempts: Attempts,
     why: &'static str,
 }
@@ -51,6 +55,8 @@ impl Repository {
             skip: 0,
             whole: false,
             response: None,
+            pace: Pace::new(self.transport.idle, Instant::now()),
+            handed: None,
             attempts: source.attempts(),
             why,
         }
@@ -127,6 +133,7 @@ impl Download<'_> {
             self.open().await?;
         }
         let Some(response) = &mut self.response else { return Ok(None) };
+        self.pace.read_on(self.handed.take().map(|handed| handed.elapsed()).unwrap_or_default());
         loop {
             let chunk = response.chunk().await.map_err(|error| {
                 let failure = Failure::of_client(&error);
@@ -140,6 +147,8 @@ impl Download<'_> {
                     false => Err(Failure::new(Kind::Dropped, format!("it ended after {offset} of {size} bytes"))),
                 };
             };
+            let now = Instant::now();
+            self.pace.received(chunk.len(), now).map_err(|words| Failure::new(Kind::Silent, words))?;
             let known = self.skip.min(chunk.len() as u64);
             self.skip -= known;
             let fresh = chunk.split_off(known as usize);
@@ -151,6 +160,7 @@ impl Download<'_> {
                 return Err(too_long(self.size).into());
             }
             self.attempts.received(fresh.len());
+            self.handed = Some(now);
             return Ok(Some(fresh));
         }
     }
@@ -190,6 +200,8 @@ impl Download<'_> {
             .into());
         }
         self.skip = self.offset - begins;
+        self.pace = Pace::new(self.repository.transport.idle, Instant::now());
+        self.handed = None;
         self.response = Some(response);
         if self.source.is_mirror {
             self.repository.note_giver(self.digest, self.source);

@@ -48,6 +48,8 @@ pub enum Kind {
     Dropped,
     /// the way there is by a proxy, which does not give it
     Proxy,
+    /// the proxy is not there
+    NoProxy,
     Status(u16),
     /// it answered against the rules
     Broken,
@@ -88,9 +90,6 @@ impl Failure {
             }
         }
         let words = printable(&cause.to_string());
-        if all.contains("tunnel error") || all.contains("proxy") && all.contains("socks") {
-            return Failure::new(Kind::Proxy, words);
-        }
         let unresolved = all.contains("dns error") || all.contains("failed to lookup address");
         match errno {
             _ if unresolved => Failure::new(Kind::Unresolved, words),
@@ -101,6 +100,7 @@ impl Failure {
             _ if tls => Failure::new(Kind::Untrusted, words),
             libc::ECONNREFUSED => Failure::new(Kind::Refused, errno_text(errno)),
             libc::ENETUNREACH | libc::EHOSTUNREACH => Failure::new(Kind::Unreachable, errno_text(errno)),
+            0 if all.contains("tunnel error") || all.contains("socks") => Failure::new(Kind::Proxy, words),
             0 if words.starts_with("end of file") => Failure::new(Kind::Dropped, "the connection broke"),
             0 => Failure::new(Kind::Dropped, words),
             _ => Failure::new(Kind::Dropped, errno_text(errno)),
@@ -218,9 +218,12 @@ impl Failure {
             ),
             Kind::Status(404) => ("the registry has lost a part of the image", "push the image again".into()),
             Kind::Status(429) => return self.too_many(advice),
-            Kind::Proxy => (
-                "the proxy does not know the host, or does not let this machine through",
-                format!("curl -v {}v2/; or NO_PROXY={host}, if it is reached without a proxy", base(url)),
+            Kind::Proxy | Kind::NoProxy | Kind::Status(407) => (
+                match self.kind {
+                    Kind::NoProxy => "no proxy runs where the environment says that one does",
+                    _ => "the proxy does not know the host, or does not let this machine or user through",
+                },
+                format!("env | grep -i _proxy; or NO_PROXY={host}, if the registry is reached without it"),
             ),
             Kind::Status(500..) => ("the registry is in trouble", self.when()),
             Kind::Status(400) if url.scheme() == "http" => (

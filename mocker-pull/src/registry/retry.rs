@@ -1,6 +1,6 @@
 //! When to ask again, and when to give up.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::clock;
 
@@ -62,6 +62,43 @@ impl Attempts {
     }
 }
 
+/// Less than this within the time that a registry may be silent is silence: a byte a minute would keep a pull for ever.
+const SLOWEST: u64 = 1 << 10;
+
+/// Watches how fast a body comes.
+#[derive(Debug)]
+pub struct Pace {
+    window: Duration,
+    since: Instant,
+    received: u64,
+}
+
+impl Pace {
+    pub fn new(window: Duration, now: Instant) -> Self {
+        Pace { window, since: now, received: 0 }
+    }
+
+    /// Bytes have come: the failure, if they were too few for too long. Time in which nobody read is not the registry's: it
+    /// is to be told by [`Pace::read_on`].
+    pub fn received(&mut self, bytes: usize, now: Instant) -> Result<(), String> {
+        self.received += bytes as u64;
+        if now.duration_since(self.since) < self.window {
+            return Ok(());
+        }
+        let received = std::mem::take(&mut self.received);
+        self.since = now;
+        match received < SLOWEST {
+            true => Err(format!("it sends {received} bytes in {} s", self.window.as_secs())),
+            false => Ok(()),
+        }
+    }
+
+    /// Reading goes on after so long a break of our own.
+    pub fn read_on(&mut self, after: Duration) {
+        self.since += after;
+    }
+}
+
 /// A random byte, for [`Attempts::wait`]. A fixed one does where there is none: it only spreads load.
 pub fn random() -> u8 {
     let mut byte = [128u8; 1];
@@ -115,6 +152,20 @@ mod tests {
         assert_eq!(asked(7), Some(Duration::from_secs(7)));
         assert_eq!(asked(3600), None, "nobody waits an hour for a program that seems to hang");
         assert_eq!(Attempts::once().wait(None, 0), None);
+    }
+
+    #[test]
+    fn a_body_that_drips_is_silence_unless_we_are_slow_ourselves() {
+        let begun = Instant::now();
+        let at = |seconds| begun + Duration::from_secs(seconds);
+        let mut pace = Pace::new(Duration::from_secs(10), begun);
+        assert_eq!(pace.received(1, at(5)), Ok(()));
+        assert_eq!(pace.received(1, at(10)), Err("it sends 2 bytes in 10 s".into()));
+        assert_eq!(pace.received(2000, at(19)), Ok(()));
+        assert_eq!(pace.received(1, at(20)), Ok(()));
+        pace.read_on(Duration::from_secs(100));
+        assert_eq!(pace.received(1, at(125)), Ok(()));
+        assert!(pace.received(1, at(130)).is_err());
     }
 
     #[test]

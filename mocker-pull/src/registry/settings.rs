@@ -34,7 +34,6 @@ use super::endpoint;
 /// All of it.
 #[derive(Debug, Default)]
 pub struct Settings {
-    file: Option<PathBuf>,
     /// by host, with a port unless it is TLS's own
     registries: BTreeMap<String, Entry>,
 }
@@ -88,7 +87,7 @@ impl Settings {
                 return Err(told("it stands there twice, in two spellings".into()));
             }
         }
-        Ok(Settings { file: Some(path.into()), registries })
+        Ok(Settings { registries })
     }
 
     /// About the registry with this name, as a reference has it.
@@ -106,11 +105,6 @@ impl Settings {
     /// Whether nobody needs to prove who he is behind this URL: it does not leave the machine, or was declared insecure.
     pub fn may_be_plain(&self, url: &Url) -> bool {
         endpoint::is_loopback(url) || self.of_url(url).is_some_and(|entry| entry.insecure == Some(true))
-    }
-
-    /// The file, if there is one.
-    pub fn file(&self) -> Option<&Path> {
-        self.file.as_deref()
     }
 }
 

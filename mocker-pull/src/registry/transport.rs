@@ -21,7 +21,7 @@ const CONNECT: Duration = Duration::from_secs(15);
 /// image does from the loopback.
 pub struct Transport {
     /// how long a peer may be silent; a whole download may take as long as it likes
-    idle: Duration,
+    pub idle: Duration,
     /// what requests share
     pub session: Session,
     clients: Mutex<HashMap<Peer, Client>>,
@@ -96,13 +96,15 @@ impl Transport {
 
     /// Where a request goes by a proxy, nobody behind it can have refused the connection: the proxy has.
     fn blame(&self, url: &Url, mut failure: Failure) -> Failure {
-        let by_proxy = matches!(failure.kind, Kind::Unresolved | Kind::Refused | Kind::Unreachable | Kind::Proxy);
         let proxies = self.session.proxies().unwrap_or_default();
-        if let Some(proxy) = proxies.of(url).filter(|_| by_proxy) {
-            let port = proxy.port_or_known_default().map(|port| format!(":{port}")).unwrap_or_default();
-            failure.words = format!("the proxy {}{port}: {}", proxy.host_str().unwrap_or_default(), failure.words);
-            failure.kind = Kind::Proxy;
-        }
+        let Some(proxy) = proxies.of(url) else { return failure };
+        failure.kind = match failure.kind {
+            Kind::Unresolved | Kind::Refused | Kind::Unreachable => Kind::NoProxy,
+            Kind::Proxy => Kind::Proxy,
+            other => return Failure { kind: other, ..failure },
+        };
+        let port = proxy.port_or_known_default().map(|port| format!(":{port}")).unwrap_or_default();
+        failure.words = format!("the proxy {}{port}: {}", proxy.host_str().unwrap_or_default(), failure.words);
         failure
     }
 

@@ -113,7 +113,8 @@ impl Trust {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Error> {
-    fs::read(path).map_err(failed("read", path.display()))
+    let outcome = fs::read(path).map_err(failed("read", path.display()));
+    outcome.map_err(|error| error.why("it proves who a registry is, or who we are; registries.toml names it"))
 }
 
 fn unusable(path: &Path, cause: &str) -> Error {

@@ -1,7 +1,9 @@
 //! Credential helpers, and podman's file.
 
 use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use serde_json::json;
 use tests::scripted::{Answer, Asked, Image, Scripted};
 use tests::{Lab, Registry};
@@ -97,6 +99,18 @@ fn a_helper_that_has_no_password_or_fails() {
         let output = output.says("cannot get the password for 127.0.0.1:5000 from docker-credential-").says(says);
         assert!(!output.stderr.contains("hunter2"), "{output}");
     }
+
+    // Nor is a helper waited for once the pull is interrupted.
+    configure(&lab, &json!({ "credHelpers": { "127.0.0.1:5000": "slow" } }));
+    std::fs::remove_file(lab.work().join("asked")).expect("they were asked");
+    let pulling = lab.tool("mocker-pull").arg(&reference).spawn();
+    while asked(&lab).is_empty() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let begun = Instant::now();
+    lab.sh("kill -TERM $(pidof mocker-pull)").succeeds(); // the pull alone, not the helper beside it
+    pulling.wait().fails(128 + Signal::SIGTERM as i32);
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
 }
 
 #[test]
