@@ -155,10 +155,10 @@ impl Download<'_> {
             if fresh.is_empty() {
                 continue;
             }
-            self.offset += fresh.len() as u64;
-            if self.offset > self.size {
+            if self.offset + fresh.len() as u64 > self.size {
                 return Err(too_long(self.size).into());
             }
+            self.offset += fresh.len() as u64;
             self.attempts.received(fresh.len());
             self.handed = Some(now);
             return Ok(Some(fresh));
