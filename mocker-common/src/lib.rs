@@ -3,8 +3,8 @@
 //! - the pipe: [`document`] (what flows), [`stage`] (document in, job, document out), [`hooks`] and [`undo`]
 //!   (how everything made is unmade), [`state`] (who owns it meanwhile)
 //! - the lesson: [`step`] (a call, its arguments, its reason), [`explain`] (the narrative), [`error`]
-//! - images: [`reference`], [`digest`], [`store`], [`image`] (from store to document), [`overlay`] (its layers
-//!   as one tree), [`passwd`]
+//! - images: [`reference`], [`digest`], [`store`], [`publish`] (how things appear in it), [`unpack`] (a layer's tar
+//!   becomes a directory), [`image`] (from store to document), [`overlay`] (its layers as one tree), [`passwd`]
 //! - what is allowed by default: [`defaults`], [`seccomp_profile`]
 //! - small things: [`lock`], [`units`]
 
@@ -18,6 +18,7 @@ pub mod image;
 pub mod lock;
 pub mod overlay;
 pub mod passwd;
+pub mod publish;
 pub mod reference;
 pub mod seccomp_profile;
 pub mod stage;
@@ -26,3 +27,4 @@ pub mod step;
 pub mod store;
 pub mod undo;
 pub mod units;
+pub mod unpack;

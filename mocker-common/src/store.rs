@@ -6,6 +6,7 @@
 //! layers/sha256/H.json  what its tar left open: directories it did not name, links into lower layers
 //! fixups/sha256/H/  by chain id, only where needed: a thin top layer that settles what H.json left open
 //! containers/ID/    upper/, work/, rootfs/
+//! partial/H         the part of a blob that was received before a pull broke off; the next one goes on from there
 //! tmp/              what is being made; complete things are renamed out of it
 //! locks/            one a digest, `index`, `contents`; never removed
 //! ```
@@ -65,6 +66,12 @@ impl Store {
         self.root.join("image/blobs/sha256").join(digest.hex())
     }
 
+    /// What has come in so far of a blob that is being fetched, or was when a pull broke off. Whoever holds the digest's
+    /// lock may go on with it.
+    pub fn partial(&self, digest: &Digest) -> PathBuf {
+        self.root.join("partial").join(digest.hex())
+    }
+
     pub fn layer(&self, diff_id: &DiffId) -> PathBuf {
         self.root.join("layers/sha256").join(diff_id.0.hex())
     }
@@ -95,7 +102,7 @@ impl Store {
     pub fn ensure(&self) -> Result<(), Error> {
         ensure_dir(&self.root)?;
         ensure_dir(&self.root.join("image/blobs/sha256"))?;
-        for private in ["layers/sha256", "fixups/sha256", "containers", "tmp", "locks"] {
+        for private in ["layers/sha256", "fixups/sha256", "containers", "partial", "tmp", "locks"] {
             ensure_private_dir(&self.root.join(private))?;
         }
         let layout = self.root.join("image/oci-layout");

@@ -6,8 +6,9 @@ use clap::Parser;
 use mocker_common::reference::Reference;
 use mocker_common::stage::ExplainArgs;
 use mocker_pull::platform::Platform;
+use mocker_pull::source::origin::Origin;
 
-/// Fetches images from a registry into the store, and prints the document that runs one
+/// Fetches images into the store, and prints the document that runs one
 ///
 /// Every part is checked against its digest and appears in the store complete or not at all; a part that is there is not
 /// fetched again. What is printed is an OCI runtime configuration, for the next tool of a pipeline. On a terminal it is
@@ -15,9 +16,19 @@ use mocker_pull::platform::Platform;
 #[derive(Parser, Debug)]
 #[command(name = "mocker-pull", version, after_help = EXAMPLES)]
 pub struct Args {
-    /// nginx, nginx:1.27, quay.io/org/app:v2, localhost:5000/a/b@sha256:…
-    #[arg(value_name = "REF", required = true)]
-    pub references: Vec<Reference>,
+    /// A registry's image (nginx, quay.io/org/app:v2, localhost:5000/a/b@sha256:…), or a place
+    ///
+    /// oci:DIR[:TAG] is an OCI image layout, oci-archive:FILE[:TAG] the same in a tar, docker-archive:FILE[:NAME] what docker
+    /// save writes, - either of the two on standard input; archives may be compressed. Without TAG or NAME all images of
+    /// the place are meant. What has no name there but a tag becomes localhost/FILE:TAG.
+    #[arg(value_name = "IMAGE", required = true)]
+    pub origins: Vec<Origin>,
+    /// Store the image under another name
+    #[arg(long = "as", value_name = "REF")]
+    pub name: Option<Reference>,
+    /// How many layers are fetched and unpacked at once [default: one more than there are processors]
+    #[arg(long, value_name = "N", value_parser = jobs)]
+    pub jobs: Option<usize>,
     /// The image for another platform than this machine's: linux/arm64, linux/arm/v7
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     pub platform: Option<Platform>,
@@ -41,12 +52,21 @@ fn seconds(text: &str) -> Result<Duration, String> {
     }
 }
 
+fn jobs(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(jobs @ 1..=64) => Ok(jobs),
+        _ => Err("1 to 64".into()),
+    }
+}
+
 const EXAMPLES: &str = "\
 Examples:
   mocker-pull nginx                                        fetch it, show how it goes
   { mocker-images get nginx || mocker-pull nginx; } | mocker-exec     run it, pulled if need be
   mocker-pull --platform linux/arm64 debian | jq .annotations
   mocker-pull nginx redis | jq -r .mocker.image.manifest   several: a document a line, in order
+  docker save app | mocker-pull -                          from docker, podman save or skopeo
+  mocker-pull --as app oci:build/image:latest              from a layout, under a name of its own
   mocker-pull --explain busybox > /dev/null                see each step of the protocol
 
 Credentials are read where docker login and podman login keep them, once a registry asks:

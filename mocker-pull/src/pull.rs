@@ -1,4 +1,4 @@
-//! One image, from a registry's name for it to an entry in the store's index.
+//! One image, from a source's name for it to an entry in the store's index.
 
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -6,8 +6,10 @@ use std::time::{Instant, SystemTime};
 use mocker_common::digest::{DiffId, Digest, sha256};
 use mocker_common::error::{Error, failed};
 use mocker_common::image::{Config, Image};
+use mocker_common::publish;
 use mocker_common::reference::Reference;
-use mocker_common::store::{INDEX_DIGEST, STORED_AT, Store, Temporary};
+use mocker_common::store::{Entry, INDEX_DIGEST, STORED_AT, Store, Temporary};
+use mocker_common::unpack::fixup;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
@@ -15,10 +17,8 @@ use crate::clock::rfc3339;
 use crate::layer::{self, Work};
 use crate::manifest::{Descriptor, Kind, Layer, Manifest, kind};
 use crate::platform::{Platform, choose, offered};
-use crate::progress::Progress;
-use crate::registry::transport::Transport;
-use crate::registry::{Document, Repository};
-use crate::{fixup, publish};
+use crate::registry::Document;
+use crate::source::{Source, Wish};
 
 /// The largest config that is read into memory.
 const CONFIG_LIMIT: u64 = 8 << 20;
@@ -26,31 +26,22 @@ const CONFIG_LIMIT: u64 = 8 << 20;
 const NESTED: usize = 4;
 
 /// Pulls an image. Afterwards it and all its parts are in the store, or the store's index is as before.
-pub async fn pull(
-    store: &Store,
-    transport: &Arc<Transport>,
-    progress: &Arc<Progress>,
-    reference: &Reference,
-    wanted: &Platform,
-) -> Result<Image, Error> {
-    let name = familiar(reference);
-    progress.say(&format!("{name}: pulling from {}", reference.registry));
-    let repository =
-        Repository::new(&reference.registry, &reference.repository, transport.clone(), progress.clone()).await?;
+pub async fn pull(work: &Arc<Work>, wish: &Wish, wanted: &Platform) -> Result<Image, Error> {
+    let (store, source, name) = (&work.store, &wish.source, familiar(&wish.name));
+    work.progress.say(&format!("{name}: pulling from {}", wish.origin));
 
-    let (document, index) = resolve(&repository, reference, wanted).await?;
+    let (document, index) = resolve(source, &name, &wish.selector, wanted).await?;
     let manifest = Manifest::read(&document.json).map_err(|error| error.while_doing(&name))?;
     let mut staged = Staged::begin(store)?;
-    let config = fetch_config(store, &repository, &manifest.config, &mut staged).await?;
+    let config = fetch_config(store, source, &manifest.config, &mut staged).await?;
     let platform = check_platform(&name, &config, wanted)?;
     let layers = manifest.layers_of(&config).map_err(|error| error.while_doing(&name))?;
     staged.put(&document.digest, &document.bytes)?;
 
-    let work = Arc::new(Work::new(store.clone(), repository, progress.clone()));
-    fetch_layers(&work, &layers).await?;
+    fetch_layers(work, source, &layers).await?;
     let diff_ids: Vec<DiffId> = layers.into_iter().map(|layer| layer.diff_id).collect();
     fixup::build(store, &diff_ids)?;
-    staged.publish(&work).await?;
+    staged.publish(work).await?;
 
     // Everything is there. The index comes last: from then on the image can be found.
     let mut descriptor = json!({
@@ -63,20 +54,18 @@ pub async fn pull(
     if let Some(index) = index {
         descriptor["annotations"][INDEX_DIGEST] = index.into();
     }
-    match is_listed(store, reference, &descriptor)? {
-        true => progress.say(&format!("{name}: unchanged {}", document.digest)),
+    match is_listed(store, &wish.name, &descriptor)? {
+        true => work.progress.say(&format!("{name}: unchanged {}", document.digest)),
         false => {
             for directory in ["image/blobs/sha256", "layers/sha256", "fixups/sha256"] {
                 publish::to_disk_by_name(&store.root().join(directory))?;
             }
-            store.list_image(reference, descriptor)?;
-            progress.say(&format!("{name}: stored {}", document.digest));
+            store.list_image(&wish.name, descriptor.clone())?;
+            work.progress.say(&format!("{name}: stored {}", document.digest));
         }
     }
-
-    let listed = store.entries()?.into_iter().find(|entry| entry.reference == reference.to_string());
-    let entry = listed.ok_or_else(|| Error::new(format!("cannot find {name}: it was removed while it was pulled")))?;
-    Image::read(store, entry)
+    // Read from what was pulled, not from the list: somebody may have removed it there meanwhile, its parts nobody can.
+    Image::read(store, Entry { reference: wish.name.to_string(), manifest: document.digest, descriptor })
 }
 
 /// Whether the index has it so already, but for when it was stored.
@@ -135,26 +124,26 @@ fn familiar(reference: &Reference) -> String {
 
 /// Asks for the manifest, and through an index for that of the wanted platform. Also returns the index's digest.
 async fn resolve(
-    repository: &Repository,
-    reference: &Reference,
+    source: &Source,
+    name: &str,
+    selector: &str,
     wanted: &Platform,
 ) -> Result<(Document, Option<String>), Error> {
     const WHY: &str =
         "a tag is only a name that may point elsewhere tomorrow; the manifest behind it lists the parts by digest";
     const PICKED: &str = "the index names an image for each platform; this is the digest of the one that runs here";
-    let name = familiar(reference);
-    let mut document = repository.manifest(&reference.selector(), WHY).await?;
+    let mut document = source.manifest(selector, WHY).await?;
     let mut index = None;
     for _ in 0..NESTED {
         let what = kind(document.content_type.as_deref(), &document.json);
-        if what.map_err(|error| error.while_doing(&name))? == Kind::Image {
+        if what.map_err(|error| error.while_doing(name))? == Kind::Image {
             return Ok((document, index));
         }
         let descriptors = document.json["manifests"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let picked = choose(descriptors, wanted).ok_or_else(|| other_platform(&name, wanted, &offered(descriptors)))?;
-        let picked = Descriptor::read(picked).map_err(|error| error.while_doing(&name))?;
+        let picked = choose(descriptors, wanted).ok_or_else(|| other_platform(name, wanted, &offered(descriptors)))?;
+        let picked = Descriptor::read(picked).map_err(|error| error.while_doing(name))?;
         index.get_or_insert(document.digest.to_string());
-        document = repository.manifest(&picked.digest.to_string(), PICKED).await?;
+        document = source.manifest(&picked.digest.to_string(), PICKED).await?;
     }
     Err(Error::new(format!("cannot pull {name}: more than {NESTED} indexes point to each other"))
         .likely("a broken or hostile image"))
@@ -162,7 +151,7 @@ async fn resolve(
 
 async fn fetch_config(
     store: &Store,
-    repository: &Repository,
+    source: &Source,
     descriptor: &Descriptor,
     staged: &mut Staged,
 ) -> Result<Config, Error> {
@@ -172,7 +161,7 @@ async fn fetch_config(
     };
     let bytes = match std::fs::read(store.blob(&descriptor.digest)).ok().filter(is_it) {
         Some(bytes) => bytes,
-        None => repository.small_blob(descriptor, CONFIG_LIMIT, WHY).await?,
+        None => source.small_blob(descriptor, CONFIG_LIMIT, WHY).await?,
     };
     staged.put(&descriptor.digest, &bytes)?;
     serde_json::from_slice(&bytes).map_err(|cause| {
@@ -205,7 +194,7 @@ fn other_platform(name: &str, wanted: &Platform, there: &str) -> Error {
 }
 
 /// Fetches the layers, several at once, the largest first: whoever is last should not have the longest way.
-async fn fetch_layers(work: &Arc<Work>, layers: &[Layer]) -> Result<(), Error> {
+async fn fetch_layers(work: &Arc<Work>, source: &Arc<Source>, layers: &[Layer]) -> Result<(), Error> {
     let mut order: Vec<&Layer> = Vec::new();
     for layer in layers {
         if !order.iter().any(|other| other.diff_id == layer.diff_id && other.blob.digest == layer.blob.digest) {
@@ -215,8 +204,8 @@ async fn fetch_layers(work: &Arc<Work>, layers: &[Layer]) -> Result<(), Error> {
     order.sort_by_key(|layer| std::cmp::Reverse(layer.blob.size));
     let mut fetching = JoinSet::new();
     for layer in order {
-        let (work, layer) = (work.clone(), layer.clone());
-        fetching.spawn_local(async move { layer::fetch(&work, &layer).await });
+        let (work, source, layer) = (work.clone(), source.clone(), layer.clone());
+        fetching.spawn_local(async move { layer::fetch(&work, &source, &layer).await });
     }
     while let Some(outcome) = fetching.join_next().await {
         // The first failure ends all: dropping the set drops the downloads, and their threads end for want of bytes.

@@ -37,12 +37,14 @@ pub struct Download<'a> {
     /// when the last bytes were handed on
     handed: Option<Instant>,
     attempts: Attempts,
+    /// it failed in a way that another attempt may not
+    passing: bool,
     why: &'static str,
 }
 
 impl Repository {
-    /// Begins to download a blob; nothing is sent before the first [`Download::next`].
-    pub fn download<'a>(&'a self, blob: &'a Descriptor, why: &'static str) -> Download<'a> {
+    /// Begins to download a blob from a byte on; nothing is sent before the first [`Download::next`].
+    pub fn download<'a>(&'a self, blob: &'a Descriptor, offset: u64, why: &'static str) -> Download<'a> {
         let mut others = VecDeque::from(self.sources_of(&blob.digest));
         let source = others.pop_front().unwrap_or(self);
         Download {
@@ -51,13 +53,14 @@ impl Repository {
             others,
             digest: &blob.digest,
             size: blob.size,
-            offset: 0,
+            offset,
             skip: 0,
             whole: false,
             response: None,
             pace: Pace::new(self.transport.idle, Instant::now()),
             handed: None,
             attempts: source.attempts(),
+            passing: true,
             why,
         }
     }
@@ -81,7 +84,7 @@ impl Repository {
 
     async fn whole_blob(&self, blob: &Descriptor, why: &'static str) -> Result<Vec<u8>, Error> {
         let mut bytes = Vec::new();
-        let mut download = self.download(blob, why);
+        let mut download = self.download(blob, 0, why);
         while let Some(chunk) = download.next().await? {
             bytes.extend_from_slice(&chunk);
         }
@@ -94,6 +97,11 @@ impl Repository {
 }
 
 impl Download<'_> {
+    /// Whether what has come in is worth keeping for a later attempt, after a failure.
+    pub fn may_go_on(&self) -> bool {
+        self.passing
+    }
+
     /// The next bytes; None after the last. Never more in all than the descriptor says.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         loop {
@@ -110,6 +118,7 @@ impl Download<'_> {
     /// Waits until the same source is worth another attempt, or turns to the next.
     async fn wait(&mut self, failure: Failure) -> Result<(), Error> {
         let source = self.source;
+        self.passing = failure.is_passing();
         let waited = pause(&source.progress, &source.registry, &mut self.attempts, failure).await;
         let Err(failure) = waited else { return Ok(()) };
         match self.others.pop_front() {

@@ -588,7 +588,7 @@ fn what_is_not_there_is_said_with_what_to_try() {
         .says("Connection refused (ECONNREFUSED)")
         .says("curl -v http://127.0.0.1:1/v2/");
     pull(&lab, "nosuch.invalid/x").fails(1).says("nosuch.invalid").says("name is misspelt");
-    pull(&lab, "-").fails(2);
+    pull(&lab, "-").fails(1).says("it is empty");
     pull(&lab, "A:b:c").fails(2).says("cannot read image reference");
     registry.stop();
     pull(&lab, &busybox).fails(1).says("Connection refused");
