@@ -47,7 +47,7 @@ pub enum Source {
 
 /// A blob as it comes in.
 pub enum Stream<'a> {
-    Registry(Download<'a>),
+    Registry(Box<Download<'a>>),
     Local(Reading),
 }
 
@@ -71,7 +71,7 @@ impl Source {
     /// Begins to read a blob from a byte on; nothing is asked for before the first [`Stream::next`].
     pub fn blob<'a>(&'a self, blob: &'a Descriptor, offset: u64, why: &'static str) -> Result<Stream<'a>, Error> {
         Ok(match self {
-            Source::Registry(repository) => Stream::Registry(repository.download(blob, offset, why)),
+            Source::Registry(repository) => Stream::Registry(Box::new(repository.download(blob, offset, why))),
             Source::Local(local) => Stream::Local(local.open(&blob.digest)?.reading()),
         })
     }
