@@ -69,13 +69,23 @@ Examples:
   mocker-pull --as app oci:build/image:latest              from a layout, under a name of its own
   mocker-pull --explain busybox > /dev/null                see each step of the protocol
 
-Credentials are read where docker login and podman login keep them: $REGISTRY_AUTH_FILE, else
-$DOCKER_CONFIG/config.json, else ~/.docker/config.json; $XDG_RUNTIME_DIR/containers/auth.json.
-Credential helpers are not run.
+Credentials are read where docker login and podman login keep them, once a registry asks:
+$REGISTRY_AUTH_FILE, else $DOCKER_CONFIG/config.json, else ~/.docker/config.json;
+$XDG_RUNTIME_DIR/containers/auth.json, ~/.config/containers/auth.json. The helpers that these name
+(credHelpers, credsStore) are run.
 
 Registries are spoken to by TLS; those of the loopback, named 127.0.0.0/8, ::1 or localhost, by
-plain HTTP. Variables: HTTPS_PROXY, NO_PROXY; SSL_CERT_FILE, SSL_CERT_DIR: whom to trust in place
-of the system's certificate authorities.
+plain HTTP. What is to be otherwise stands in $MOCKER_REGISTRIES, else
+~/.config/mocker/registries.toml, else /etc/mocker/registries.toml:
+  [registry.\"docker.io\"]
+  mirrors = [\"mirror.example:5000\"]   # asked first; digests are checked whoever answers
+  [registry.\"registry.lan:5000\"]
+  insecure = true                     # TLS unchecked, else plain HTTP
+  [registry.\"registry.example\"]
+  ca = \"ca.pem\"                       # and certificate, key: files beside this one
+Certificates in /etc/docker/certs.d/HOST:PORT/ are used, too. Variables: HTTPS_PROXY, HTTP_PROXY,
+ALL_PROXY, NO_PROXY; SSL_CERT_FILE, SSL_CERT_DIR: whom to trust in place of the system's
+certificate authorities.
 
 Exit status: 0 done, 1 failed, 2 a command line that makes no sense.
 Images are kept in $MOCKER_ROOT, else /var/lib/mocker for root, else $XDG_DATA_HOME/mocker.";

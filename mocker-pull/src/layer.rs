@@ -105,7 +105,7 @@ pub async fn fetch(work: &Work, source: &Source, layer: &Layer) -> Result<(), Er
 }
 
 /// Makes the pass over a layer, and once more from the beginning where what was here before turns out to be damaged: a
-/// blob of the store, or the part of one that an earlier pull has left.
+/// blob of the store, or the part of one that an earlier pull has left. And where a mirror has sent something else.
 async fn persist<'a>(
     work: &'a Work,
     source: &'a Source,
@@ -118,14 +118,18 @@ async fn persist<'a>(
     let had_part = fs::metadata(first.blob()).is_ok_and(|part| part.len() > 0);
     let Err(error) = first.run(bar).await else { return Ok(first) };
 
+    let forged = wanted.blob && source.distrust(&layer.blob.digest, &error);
     let is_lost = match wanted.blob {
+        _ if forged => true,
         true => had_part && !first.blob().exists(), // a part is kept as long as it may be good
         false => !is_sound(&work.store, layer).await?,
     };
     if !is_lost {
         return Err(error);
     }
-    work.progress.say(&format!("layer {} is damaged in the store; fetching it again", layer.blob.digest.short()));
+    if !forged {
+        work.progress.say(&format!("layer {} is damaged in the store; fetching it again", layer.blob.digest.short()));
+    }
     let second = begin(Wanted { blob: true, ..wanted })?;
     second.run(bar).await?;
     Ok(second)

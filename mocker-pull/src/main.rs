@@ -68,7 +68,7 @@ async fn pull_all(args: &Args, store: &Store) -> Result<(), Error> {
     let platform = Arc::new(args.platform.clone().unwrap_or_else(Platform::of_this_machine));
     let mut wishes = Vec::new();
     for origin in &args.origins {
-        wishes.extend(source::open(store, &transport, &progress, origin, args.name.as_ref())?);
+        wishes.extend(source::open(store, &transport, &progress, origin, args.name.as_ref()).await?);
     }
 
     if args.name.is_some() && wishes.len() > 1 {

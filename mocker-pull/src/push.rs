@@ -94,7 +94,8 @@ pub async fn push(
             .said(format!("it has {}", image.digest))
             .why("a name with a digest is a promise of these very bytes"));
     }
-    let repository = Repository::for_push(&to.registry, &to.repository, way.transport.clone(), way.progress.clone())?;
+    let repository =
+        Repository::for_push(&to.registry, &to.repository, way.transport.clone(), way.progress.clone()).await?;
     let uploads = Arc::new(Uploads::new(repository, way.chunk));
     let outcome = tokio::select! {
         outcome = send(image, to, way, lenders, &uploads) => outcome,

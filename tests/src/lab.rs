@@ -124,7 +124,12 @@ impl Lab {
 
     /// A socket that listens on the lab's loopback, for a server that a test writes itself.
     pub fn listener(&self) -> TcpListener {
-        self.host.in_network(None, || TcpListener::bind("127.0.0.1:0").expect("a free port in the lab"))
+        self.listener_at("127.0.0.1:0")
+    }
+
+    /// The same at an address of the lab's.
+    pub fn listener_at(&self, address: &str) -> TcpListener {
+        self.host.in_network(None, || TcpListener::bind(address).unwrap_or_else(|error| panic!("{address}: {error}")))
     }
 
     /// Runs `job`, which makes sockets, in a network namespace of the lab that has a name (`ip netns add NAME`).

@@ -12,12 +12,13 @@ use mocker_common::error::Error;
 use mocker_common::explain;
 use reqwest::Url;
 use serde_json::Value;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OnceCell};
 
 use super::challenge::Challenge;
-use super::credentials::{self, Credentials, Found, Secret};
+use super::credentials::{Credentials, Found, Secret};
 use super::failure::{Advice, Failure, Kind};
 use super::request::{Authorization, Body, Part, Request};
+use super::settings::Settings;
 use super::transport::Transport;
 use super::{endpoint, persist, read_limited};
 use crate::progress::Progress;
@@ -29,6 +30,9 @@ const TOKEN_LIMIT: usize = 1 << 20;
 pub struct Auth {
     registry: String,
     base: Url,
+    settings: Arc<Settings>,
+    /// looked up once the registry asks
+    found: OnceCell<Found>,
     state: Mutex<State>,
 }
 
@@ -77,8 +81,21 @@ struct Token {
 }
 
 impl Auth {
-    pub fn new(registry: &str, base: &Url) -> Self {
-        Auth { registry: registry.into(), base: base.clone(), state: Mutex::new(State::default()) }
+    pub fn new(registry: &str, base: &Url, settings: Arc<Settings>) -> Self {
+        let state = Mutex::new(State::default());
+        Auth { registry: registry.into(), base: base.clone(), settings, found: OnceCell::new(), state }
+    }
+
+    /// What is known about who we are here. A helper that failed is told of once.
+    async fn found(&self, transport: &Transport, progress: &Progress, repository: &str) -> Result<&Found, Error> {
+        let look_up = || async {
+            let found = transport.session.keyring.look_up(&self.registry, repository).await?;
+            if let Some(trouble) = &found.trouble {
+                progress.say(&format!("{}: going on without a password: {trouble}", self.registry));
+            }
+            Ok(found)
+        };
+        self.found.get_or_try_init(look_up).await
     }
 
     /// What to send along with a request: nothing as long as the registry has not asked.
@@ -142,8 +159,8 @@ impl Auth {
         }
         if find("basic").is_some() && used.is_none() {
             if state.basic.is_none() {
-                let found = credentials::look_up(&self.registry, &access.repository)?;
-                state.basic = found.credentials.map(|known| Arc::new(Authorization::Basic(known.basic())));
+                let found = self.found(transport, progress, &access.repository).await?;
+                state.basic = found.credentials.as_ref().map(|known| Arc::new(Authorization::Basic(known.basic())));
             }
             state.scheme = Some(Scheme::Basic);
             return Ok(state.basic.clone());
@@ -161,7 +178,7 @@ impl Auth {
         let realm =
             Url::parse(text).map_err(|cause| refused(format!("its token server '{text}' is no URL: {cause}")))?;
         let downgrade = self.base.scheme() == "https" && realm.scheme() != "https";
-        match endpoint::is_safe(&realm) && !downgrade {
+        match endpoint::is_safe(&realm, &self.settings) && !downgrade {
             true => Ok(realm),
             false => Err(refused(format!("its token server {} is without TLS", endpoint::without_query(&realm)))),
         }
@@ -178,10 +195,9 @@ impl Auth {
     ) -> Result<Token, Error> {
         const WHY: &str = "the registry answers only who brings a token for this repository; its token server gives one, \
                            for public images to strangers too";
-        let found = credentials::look_up(&self.registry, &access.repository)?;
-        let advice = self.advice(&access.repository, &found);
-        let known = found.credentials;
-        let request = token_request(&self.registry, realm, service, scopes, known.as_ref());
+        let known = self.found(transport, progress, &access.repository).await?.credentials.as_ref();
+        let advice = self.advice(&access.repository);
+        let request = token_request(&self.registry, realm, service, scopes, known);
         let basic = known.filter(|known| known.identity.is_none()).map(|known| Authorization::Basic(known.basic()));
         let call = request.with(basic.as_ref());
 
@@ -203,17 +219,11 @@ impl Auth {
         Ok(Token { authorization: Arc::new(Authorization::Bearer(Secret(format!("Bearer {token}")))), until })
     }
 
-    /// What the credential files have to do with a refusal, for its error.
-    pub fn advice(&self, repository: &str, found: &Found) -> Advice {
-        let files = found.files.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
-        let credentials = match (&found.credentials, &found.helper) {
-            (Some(known), _) if known.user.is_empty() => format!("an identity token from {files} was used"),
-            (Some(known), _) => format!("the password of {} from {files} was used", known.user),
-            (None, Some(helper)) => format!("{files} leaves passwords to {helper}, which mocker-pull does not run"),
-            (None, None) if files.is_empty() => String::new(),
-            (None, None) => format!("{files} has no password for it"),
-        };
-        Advice { registry: self.registry.clone(), repository: repository.into(), credentials }
+    /// What an error about this repository should know: what credentials were used, if they were looked for.
+    pub fn advice(&self, repository: &str) -> Advice {
+        let credentials = self.found.get().map(Found::words).unwrap_or_default();
+        let logged_in = self.found.get().map(|found| found.credentials.is_some());
+        Advice { registry: self.registry.clone(), repository: repository.into(), credentials, logged_in }
     }
 }
 
@@ -292,7 +302,8 @@ mod tests {
             ("localhost:5000", "http://auth.quay.io/token", false),
         ];
         for (registry, realm, accepted) in cases {
-            let auth = Auth::new(registry, &endpoint::of(registry).unwrap());
+            let scheme = if registry.starts_with("localhost") { "http" } else { "https" };
+            let auth = Auth::new(registry, &endpoint::of(registry, scheme).unwrap(), Arc::default());
             assert_eq!(auth.realm(realm).is_ok(), accepted, "{registry} {realm}");
         }
     }

@@ -1,15 +1,24 @@
-//! User names and passwords, from the files where `docker login` and `podman login` keep them.
+//! User names and passwords, from where `docker login` and `podman login` keep them: files, and the helpers these name.
 //!
-//! They are looked for only once a registry asks, and never printed. Credential helpers (`credHelpers`, `credsStore`)
-//! are not run; where one would be needed, the error says so.
+//! They are looked for only once a registry asks, once for each repository, and never printed. In a file the order is
+//! docker's: the registry's own helper (`credHelpers`), the helper for all (`credsStore`), the file itself (`auths`). Of
+//! the files the first that knows the registry decides.
+//!
+//! A registry's own helper that fails is an error: it was named for just this. The helper for all is named in many a file
+//! that was copied from another machine: where that one fails, the pull goes on without it, and says so.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use mocker_common::error::{Error, failed};
 use serde_json::Value;
+use tokio::sync::Mutex;
+
+use super::helper::{self, Helper};
 
 /// A user's name and password, or a token in place of both.
 #[derive(Clone, PartialEq, Eq)]
@@ -43,49 +52,127 @@ impl Credentials {
     }
 }
 
-/// What the files say about a repository.
+/// What is known about a repository.
 #[derive(Debug, Default)]
 pub struct Found {
     pub credentials: Option<Credentials>,
-    /// A program that keeps them instead.
+    /// The helper that gave them, or had none.
     pub helper: Option<String>,
+    /// What went wrong with a helper that the pull goes on without.
+    pub trouble: Option<String>,
     /// The files that were read.
     pub files: Vec<PathBuf>,
 }
 
-/// Looks through the files; the first that knows the registry decides.
-pub fn look_up(registry: &str, repository: &str) -> Result<Found, Error> {
-    let mut found = Found::default();
-    for path in files(|name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)) {
-        let text = match std::fs::read(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(failed("read", path.display())(error)),
-        };
-        let unreadable = |cause: String| {
-            Error::new(format!("cannot read credentials in {}: {cause}", path.display()))
-                .why("the registry asks who is there, and this file answers for docker and podman")
-                .hint(format!("jq . {}", path.display()))
-        };
-        let config: Value = serde_json::from_slice(&text).map_err(|error| unreadable(error.to_string()))?;
-        found.files.push(path.clone());
-        found.credentials = find(&config, registry, repository).map_err(|cause| unreadable(cause.into()))?;
-        found.helper = helper(&config, registry);
-        if found.credentials.is_some() || found.helper.is_some() {
-            break;
+/// Looks up credentials. What helpers answered is kept: some ask the user, or a cloud, each time.
+pub struct Keyring {
+    /// how long a helper may take
+    patience: Duration,
+    asked: Mutex<HashMap<Helper, Option<Credentials>>>,
+}
+
+impl Keyring {
+    pub fn new(patience: Duration) -> Self {
+        Keyring { patience, asked: Mutex::default() }
+    }
+
+    /// Looks through the files; the first that knows the registry decides.
+    pub async fn look_up(&self, registry: &str, repository: &str) -> Result<Found, Error> {
+        let mut found = Found::default();
+        for path in files(|name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)) {
+            let text = match std::fs::read(&path) {
+                Ok(text) => text,
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(failed("read", path.display())(error)),
+            };
+            let unreadable = |cause: String| {
+                Error::new(format!("cannot read credentials in {}: {cause}", path.display()))
+                    .why("the registry asks who is there, and this file answers for docker and podman")
+                    .hint(format!("jq . {}", path.display()))
+            };
+            let config: Value = serde_json::from_slice(&text).map_err(|error| unreadable(error.to_string()))?;
+            found.files.push(path.clone());
+            found.credentials = self.ask_helpers(&config, registry, &mut found).await?;
+            if found.credentials.is_none() {
+                found.credentials = find(&config, registry, repository).map_err(|cause| unreadable(cause.into()))?;
+            }
+            if found.credentials.is_some() {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    async fn ask_helpers(
+        &self,
+        config: &Value,
+        registry: &str,
+        found: &mut Found,
+    ) -> Result<Option<Credentials>, Error> {
+        let Some((helper, own)) = helper(config, registry) else { return Ok(None) };
+        let name = helper.program.clone();
+        match self.ask(helper).await {
+            Ok(answer) => {
+                found.helper = Some(name);
+                Ok(answer)
+            }
+            Err(error) if own => {
+                Err(error.hint(format!("{registry} in credHelpers of {} names it", listed(&found.files))))
+            }
+            Err(error) => {
+                let said = error.said.first().map(|line| format!(" ({line})")).unwrap_or_default();
+                found.trouble = Some(error.what + &said);
+                Ok(None)
+            }
         }
     }
-    Ok(found)
+
+    async fn ask(&self, helper: Helper) -> Result<Option<Credentials>, Error> {
+        let mut asked = self.asked.lock().await;
+        if let Some(answer) = asked.get(&helper) {
+            return Ok(answer.clone());
+        }
+        let answer = helper::ask(helper.clone(), self.patience).await?;
+        asked.insert(helper, answer.clone());
+        Ok(answer)
+    }
+}
+
+impl Found {
+    /// What it has to do with a refusal, for its error.
+    pub fn words(&self) -> String {
+        let files = listed(&self.files);
+        let place = self.helper.as_deref().unwrap_or(&files);
+        match (&self.credentials, &self.trouble) {
+            (Some(known), _) if known.user.is_empty() => format!("an identity token from {place} was used"),
+            (Some(known), _) => format!("the password of {} from {place} was used", known.user),
+            (None, Some(trouble)) => trouble.clone(),
+            (None, None) if files.is_empty() => String::new(),
+            (None, None) => match &self.helper {
+                Some(helper) => format!("{helper}, which {files} names, has no password for it"),
+                None => format!("{files} has no password for it"),
+            },
+        }
+    }
+}
+
+fn listed(files: &[PathBuf]) -> String {
+    files.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
 /// Where credentials may stand, in the order they are looked for.
 fn files(variable: impl Fn(&str) -> Option<PathBuf>) -> Vec<PathBuf> {
-    let docker = variable("DOCKER_CONFIG").or_else(|| Some(variable("HOME")?.join(".docker")));
-    let podman = variable("XDG_RUNTIME_DIR").map(|directory| directory.join("containers/auth.json"));
-    match variable("REGISTRY_AUTH_FILE") {
-        Some(only) => vec![only],
-        None => docker.map(|directory| directory.join("config.json")).into_iter().chain(podman).collect(),
+    if let Some(only) = variable("REGISTRY_AUTH_FILE") {
+        return vec![only];
     }
+    let home = |place: &str| variable("HOME").map(|home| home.join(place));
+    let docker = variable("DOCKER_CONFIG").or_else(|| home(".docker")).map(|place| place.join("config.json"));
+    // podman login keeps it until the next boot, or for ever where a person has asked for that.
+    let run = PathBuf::from(format!("/run/containers/{}", rustix::process::getuid().as_raw()));
+    let run = variable("XDG_RUNTIME_DIR").map_or(run, |place| place.join("containers")).join("auth.json");
+    let config =
+        variable("XDG_CONFIG_HOME").or_else(|| home(".config")).map(|place| place.join("containers/auth.json"));
+    docker.into_iter().chain([run]).chain(config).collect()
 }
 
 /// The entry of `auths` for a repository: of those that match, the one with the longest path.
@@ -135,11 +222,14 @@ fn read(entry: &Value) -> Result<Option<Credentials>, &'static str> {
     Ok(Some(Credentials { user, password: Secret(password), identity }))
 }
 
-fn helper(config: &Value, registry: &str) -> Option<String> {
-    let key = if registry == "docker.io" { "https://index.docker.io/v1/" } else { registry };
-    let own = config["credHelpers"][registry].as_str().or_else(|| config["credHelpers"][key].as_str());
+/// The helper to ask for a registry, and whether it is the registry's own.
+fn helper(config: &Value, registry: &str) -> Option<(Helper, bool)> {
+    let server = if registry == "docker.io" { "https://index.docker.io/v1/" } else { registry };
+    let keys = [server, registry, "index.docker.io"];
+    let keys = if registry == "docker.io" { &keys[..] } else { &keys[..1] };
+    let own = keys.iter().find_map(|key| config["credHelpers"][*key].as_str()).filter(|name| !name.is_empty());
     let name = own.or_else(|| config["credsStore"].as_str()).filter(|name| !name.is_empty())?;
-    Some(format!("docker-credential-{name}"))
+    Some((Helper { program: format!("docker-credential-{name}"), server: server.into() }, own.is_some()))
 }
 
 #[cfg(test)]
@@ -197,18 +287,30 @@ mod tests {
             let variable = |name: &str| set.iter().find(|(key, _)| *key == name).map(|(_, value)| PathBuf::from(value));
             files(variable).iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" ")
         };
-        assert_eq!(of(&[("HOME", "/h")]), "/h/.docker/config.json");
-        assert_eq!(of(&[("HOME", "/h"), ("DOCKER_CONFIG", "/d")]), "/d/config.json");
+        let run = format!("/run/containers/{}/auth.json", rustix::process::getuid().as_raw());
+        let kept = "/h/.config/containers/auth.json";
+        assert_eq!(of(&[("HOME", "/h")]), format!("/h/.docker/config.json {run} {kept}"));
+        assert_eq!(of(&[("HOME", "/h"), ("DOCKER_CONFIG", "/d")]), format!("/d/config.json {run} {kept}"));
         assert_eq!(of(&[("HOME", "/h"), ("REGISTRY_AUTH_FILE", "/r.json")]), "/r.json");
-        assert_eq!(of(&[("XDG_RUNTIME_DIR", "/x")]), "/x/containers/auth.json");
-        assert_eq!(of(&[]), "");
+        let places = [("XDG_RUNTIME_DIR", "/x"), ("XDG_CONFIG_HOME", "/c")];
+        assert_eq!(of(&places), "/x/containers/auth.json /c/containers/auth.json");
+        assert_eq!(of(&[]), run);
     }
 
     #[test]
-    fn a_helper_is_named() {
-        let config = json!({ "credsStore": "pass", "credHelpers": { "a.b": "x" } });
-        assert_eq!(helper(&config, "a.b").unwrap(), "docker-credential-x");
-        assert_eq!(helper(&config, "docker.io").unwrap(), "docker-credential-pass");
-        assert_eq!(helper(&json!({}), "a.b"), None);
+    fn a_registry_s_own_helper_goes_before_the_one_for_all() {
+        let config = json!({ "credsStore": "pass", "credHelpers": { "a.b": "x", "e.f": "" } });
+        let hub = json!({ "credHelpers": { "docker.io": "h" } });
+        let cases = [
+            (&config, "a.b", Some("docker-credential-x a.b true")),
+            (&config, "docker.io", Some("docker-credential-pass https://index.docker.io/v1/ false")),
+            (&config, "e.f", Some("docker-credential-pass e.f false")),
+            (&hub, "docker.io", Some("docker-credential-h https://index.docker.io/v1/ true")),
+            (&hub, "a.b", None),
+        ];
+        for (config, registry, expected) in cases {
+            let found = helper(config, registry).map(|(it, own)| format!("{} {} {own}", it.program, it.server));
+            assert_eq!(found.as_deref(), expected, "{registry}");
+        }
     }
 }

@@ -1,4 +1,9 @@
 //! A blob as it comes in: a stream that survives broken connections and ends at the right byte.
+//!
+//! What a registry's mirrors cannot give is asked of the registry itself, from the byte on where the last one ended.
+
+use std::collections::VecDeque;
+use std::time::Instant;
 
 use bytes::Bytes;
 use mocker_common::digest::{Digest, sha256};
@@ -7,20 +12,30 @@ use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE};
 use reqwest::{Response, StatusCode};
 
 use super::failure::{Failure, Kind};
-use super::retry::Attempts;
+use super::retry::{Attempts, Pace};
 use super::{Repository, pause};
 use crate::manifest::Descriptor;
+
+const PART: &str = "it answers with another part than was asked for";
 
 /// A download in progress. What was received stays good when a connection breaks: the next one begins where it ended.
 /// (The digest over the whole is checked by whoever reads the stream.)
 pub struct Download<'a> {
     repository: &'a Repository,
+    /// who is asked now, and who after him
+    source: &'a Repository,
+    others: VecDeque<&'a Repository>,
     digest: &'a Digest,
     size: u64,
     offset: u64,
     /// bytes still to be passed over, where a registry begins anew instead of going on
     skip: u64,
+    /// this source answers a wish for the rest with nonsense: it is asked for the whole
+    whole: bool,
     response: Option<Response>,
+    pace: Pace,
+    /// when the last bytes were handed on
+    handed: Option<Instant>,
     attempts: Attempts,
     /// it failed in a way that another attempt may not
     passing: bool,
@@ -30,14 +45,21 @@ pub struct Download<'a> {
 impl Repository {
     /// Begins to download a blob from a byte on; nothing is sent before the first [`Download::next`].
     pub fn download<'a>(&'a self, blob: &'a Descriptor, offset: u64, why: &'static str) -> Download<'a> {
+        let mut others = VecDeque::from(self.sources_of(&blob.digest));
+        let source = others.pop_front().unwrap_or(self);
         Download {
             repository: self,
+            source,
+            others,
             digest: &blob.digest,
             size: blob.size,
             offset,
             skip: 0,
+            whole: false,
             response: None,
-            attempts: Attempts::default(),
+            pace: Pace::new(self.transport.idle, Instant::now()),
+            handed: None,
+            attempts: source.attempts(),
             passing: true,
             why,
         }
@@ -52,6 +74,15 @@ impl Repository {
                 blob.size
             )));
         }
+        loop {
+            match self.whole_blob(blob, why).await {
+                Err(error) if self.distrust(&blob.digest, &error) => continue,
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn whole_blob(&self, blob: &Descriptor, why: &'static str) -> Result<Vec<u8>, Error> {
         let mut bytes = Vec::new();
         let mut download = self.download(blob, 0, why);
         while let Some(chunk) = download.next().await? {
@@ -78,14 +109,27 @@ impl Download<'_> {
                 Ok(chunk) => return Ok(chunk),
                 Err(failure) => {
                     self.response = None;
-                    self.passing = failure.is_passing();
-                    let waited =
-                        pause(&self.repository.progress, &self.repository.registry, &mut self.attempts, failure);
-                    if let Err(failure) = waited.await {
-                        let request = self.repository.blob(self.digest, self.offset)?;
-                        return Err(self.repository.explain(failure, &request, self.why));
-                    }
+                    self.wait(failure).await?;
                 }
+            }
+        }
+    }
+
+    /// Waits until the same source is worth another attempt, or turns to the next.
+    async fn wait(&mut self, failure: Failure) -> Result<(), Error> {
+        let source = self.source;
+        self.passing = failure.is_passing();
+        let waited = pause(&source.progress, &source.registry, &mut self.attempts, failure).await;
+        let Err(failure) = waited else { return Ok(()) };
+        match self.others.pop_front() {
+            Some(next) => {
+                self.repository.pass_over(source, &failure, true);
+                (self.source, self.attempts, self.whole) = (next, next.attempts(), false);
+                Ok(())
+            }
+            None => {
+                let request = source.blob(self.digest, self.offset)?;
+                Err(source.explain(failure, &request, self.why))
             }
         }
     }
@@ -98,8 +142,13 @@ impl Download<'_> {
             self.open().await?;
         }
         let Some(response) = &mut self.response else { return Ok(None) };
+        self.pace.read_on(self.handed.take().map(|handed| handed.elapsed()).unwrap_or_default());
         loop {
-            let chunk = response.chunk().await.map_err(|error| Failure::of_client(&error))?;
+            let chunk = response.chunk().await.map_err(|error| {
+                let failure = Failure::of_client(&error);
+                let words = format!("{} after {} of {} bytes", failure.words, self.offset, self.size);
+                Failure { words, ..failure }
+            })?;
             let Some(mut chunk) = chunk else {
                 let (offset, size) = (self.offset, self.size);
                 return match offset == size {
@@ -107,35 +156,44 @@ impl Download<'_> {
                     false => Err(Failure::new(Kind::Dropped, format!("it ended after {offset} of {size} bytes"))),
                 };
             };
+            let now = Instant::now();
+            self.pace.received(chunk.len(), now).map_err(|words| Failure::new(Kind::Silent, words))?;
             let known = self.skip.min(chunk.len() as u64);
             self.skip -= known;
             let fresh = chunk.split_off(known as usize);
             if fresh.is_empty() {
                 continue;
             }
-            self.offset += fresh.len() as u64;
-            if self.offset > self.size {
+            if self.offset + fresh.len() as u64 > self.size {
                 return Err(too_long(self.size).into());
             }
-            self.attempts.progressed();
+            self.offset += fresh.len() as u64;
+            self.attempts.received(fresh.len());
+            self.handed = Some(now);
             return Ok(Some(fresh));
         }
     }
 
-    /// Asks for what is missing. Only an answer that begins exactly there is appended.
+    /// Asks for what is missing. Only an answer that begins exactly there is appended; of one with the whole, what is
+    /// known already is passed over. Who sends another part, or knows of none (416), is asked for the whole.
     async fn open(&mut self) -> Result<(), Failure> {
-        let request = self.repository.blob(self.digest, self.offset)?;
-        let response = self.repository.ask(&request, self.why).await?;
+        let wanted = if self.whole { 0 } else { self.offset };
+        let request = self.source.blob(self.digest, wanted)?;
+        let response = match self.source.ask(&request, self.why).await {
+            Err(failure) if failure.kind == Kind::Status(416) && wanted > 0 => return Err(self.nonsense()),
+            other => other?,
+        };
         let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
         let begins = match response.status() {
             StatusCode::PARTIAL_CONTENT => header(CONTENT_RANGE).and_then(range_start),
             _ => Some(0),
         };
-        let length = header(CONTENT_LENGTH).and_then(|value| value.parse::<u64>().ok());
         let begins = match begins {
-            Some(begins) if begins == self.offset || begins == 0 => begins,
-            _ => return Err(Failure::new(Kind::Broken, "it answers with another part than was asked for")),
+            Some(begins) if begins == wanted || begins == 0 => begins,
+            _ if wanted > 0 => return Err(self.nonsense()),
+            _ => return Err(Failure::new(Kind::Broken, PART)),
         };
+        let length = header(CONTENT_LENGTH).and_then(|value| value.parse::<u64>().ok());
         if let Some(length) = length
             && begins + length != self.size
         {
@@ -151,8 +209,18 @@ impl Download<'_> {
             .into());
         }
         self.skip = self.offset - begins;
+        self.pace = Pace::new(self.repository.transport.idle, Instant::now());
+        self.handed = None;
         self.response = Some(response);
+        if self.source.is_mirror {
+            self.repository.note_giver(self.digest, self.source);
+        }
         Ok(())
+    }
+
+    fn nonsense(&mut self) -> Failure {
+        self.whole = true;
+        Failure::new(Kind::Dropped, PART)
     }
 }
 

@@ -1,21 +1,20 @@
 //! Where a registry answers, and where it may send us.
 //!
-//! Plain HTTP is spoken with the loopback alone; everybody else must prove by TLS who they are. Pure functions.
+//! Plain HTTP is spoken with the loopback, and with whom a person has declared insecure; everybody else must prove by TLS
+//! who they are. Pure functions.
 
 use std::net::IpAddr;
 
 use mocker_common::error::Error;
 use reqwest::Url;
 
+use super::settings::Settings;
+
 /// The base address of a registry's API.
-pub fn of(registry: &str) -> Result<Url, Error> {
+pub fn of(registry: &str, scheme: &str) -> Result<Url, Error> {
     let host = if registry == "docker.io" { "registry-1.docker.io" } else { registry };
-    let https = Url::parse(&format!("https://{host}/"));
-    let url = match https {
-        Ok(url) if is_loopback(&url) => Url::parse(&format!("http://{host}/")),
-        other => other,
-    };
-    url.map_err(|cause| Error::new(format!("cannot make an address of registry '{registry}': {cause}")))
+    Url::parse(&format!("{scheme}://{host}/"))
+        .map_err(|cause| Error::new(format!("cannot make an address of registry '{registry}': {cause}")))
 }
 
 /// Whether a URL names this machine literally: 127/8, ::1, localhost.
@@ -25,18 +24,19 @@ pub fn is_loopback(url: &Url) -> bool {
     host == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }
 
-/// Whether bytes on the way to this URL are safe from others: by TLS, or because they do not leave the machine.
-pub fn is_safe(url: &Url) -> bool {
-    url.scheme() == "https" || (url.scheme() == "http" && is_loopback(url))
+/// Whether bytes on the way to this URL are as safe from others as they have to be: by TLS, because they do not leave the
+/// machine, or because a person has settled for less.
+pub fn is_safe(url: &Url, settings: &Settings) -> bool {
+    url.scheme() == "https" || (url.scheme() == "http" && settings.may_be_plain(url))
 }
 
 /// Where a redirect leads, and whether the credentials may come along: only to the same scheme, host and port.
-pub fn redirected(from: &Url, location: &str) -> Result<(Url, bool), String> {
+pub fn redirected(from: &Url, location: &str, settings: &Settings) -> Result<(Url, bool), String> {
     let mut to = from.join(location).map_err(|cause| format!("it redirects to '{location}': {cause}"))?;
     if from.scheme() == "https" && to.scheme() != "https" {
         return Err(format!("it redirects from https to {}", without_query(&to)));
     }
-    if !is_safe(&to) {
+    if !is_safe(&to, settings) {
         return Err(format!("it redirects to {}, without TLS", without_query(&to)));
     }
     if !to.username().is_empty() || to.password().is_some() {
@@ -57,25 +57,32 @@ pub fn without_query(url: &Url) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     #[test]
-    fn plain_http_is_for_the_loopback_alone() {
+    fn a_registry_s_name_becomes_its_address() {
         let cases = [
-            ("docker.io", "https://registry-1.docker.io/"),
-            ("quay.io", "https://quay.io/"),
-            ("localhost", "http://localhost/"),
-            ("localhost:5000", "http://localhost:5000/"),
-            ("127.0.0.1:5000", "http://127.0.0.1:5000/"),
-            ("127.9.9.9", "http://127.9.9.9/"),
-            ("[::1]:5000", "http://[::1]:5000/"),
-            ("10.0.0.1:5000", "https://10.0.0.1:5000/"),
-            ("localhost.example:5000", "https://localhost.example:5000/"),
-            ("127.0.0.1.example", "https://127.0.0.1.example/"),
-            ("[2001:db8::1]:5000", "https://[2001:db8::1]:5000/"),
+            ("docker.io", "https", "https://registry-1.docker.io/"),
+            ("quay.io", "https", "https://quay.io/"),
+            ("localhost:5000", "http", "http://localhost:5000/"),
+            ("[2001:db8::1]:5000", "https", "https://[2001:db8::1]:5000/"),
         ];
-        for (registry, url) in cases {
-            assert_eq!(of(registry).unwrap().as_str(), url, "{registry}");
+        for (registry, scheme, url) in cases {
+            assert_eq!(of(registry, scheme).unwrap().as_str(), url, "{registry}");
+        }
+    }
+
+    #[test]
+    fn only_literal_names_of_this_machine_are_the_loopback() {
+        let here = ["localhost", "localhost:5000", "127.0.0.1:5000", "127.9.9.9", "[::1]:5000"];
+        let elsewhere =
+            ["quay.io", "10.0.0.1:5000", "localhost.example:5000", "127.0.0.1.example", "[2001:db8::1]:5000"];
+        for (registries, expected) in [(here, true), (elsewhere, false)] {
+            for registry in registries {
+                assert_eq!(is_loopback(&of(registry, "https").unwrap()), expected, "{registry}");
+            }
         }
     }
 
@@ -94,9 +101,14 @@ mod tests {
             ("http://127.0.0.1:1/a", "https://cdn.io/b", Some(("https://cdn.io/b", false))),
             ("http://127.0.0.1:1/a", "http://cdn.io/b", None),
             ("http://localhost/a", "https://", None),
+            ("http://r.lan:5000/a", "/b", Some(("http://r.lan:5000/b", true))),
+            ("http://r.lan:5000/a", "http://r.lan:5001/b", None),
+            ("https://r.lan:5000/a", "http://r.lan:5000/b", None),
+            ("http://127.0.0.1:1/a", "http://r.lan:5000/b", Some(("http://r.lan:5000/b", false))),
         ];
+        let settings = Settings::parse("[registry.\"r.lan:5000\"]\ninsecure = true\n", Path::new("/x")).unwrap();
         for (from, location, expected) in cases {
-            let outcome = redirected(&Url::parse(from).unwrap(), location).ok();
+            let outcome = redirected(&Url::parse(from).unwrap(), location, &settings).ok();
             let expected = expected.map(|(url, keep)| (Url::parse(url).unwrap(), keep));
             assert_eq!(outcome, expected, "{from} to {location}");
         }

@@ -8,6 +8,7 @@ use reqwest::Response;
 use reqwest::header::{RETRY_AFTER, WWW_AUTHENTICATE};
 use serde_json::Value;
 
+use super::limit::Limit;
 use super::request::{Authorized, Part};
 use super::retry::{LONGEST_WAIT, retry_after};
 use crate::clock;
@@ -23,6 +24,8 @@ pub struct Failure {
     pub said: Vec<String>,
     /// how long it wants to be left alone
     pub retry_after: Option<Duration>,
+    /// how much it gives, and to whom
+    pub limit: Option<Limit>,
 }
 
 #[derive(Debug, PartialEq)]
@@ -35,12 +38,18 @@ pub enum Kind {
     Unreachable,
     /// it cannot prove who it is
     Untrusted,
+    /// it ends the TLS handshake, which it does where it wants another proof of us
+    Alert,
     /// it does not speak TLS
     NotTls,
     /// it said nothing for too long
     Silent,
     /// the connection broke
     Dropped,
+    /// the way there is by a proxy, which does not give it
+    Proxy,
+    /// the proxy is not there
+    NoProxy,
     Status(u16),
     /// it answered against the rules
     Broken,
@@ -56,7 +65,7 @@ impl From<Error> for Failure {
 
 impl Failure {
     pub fn new(kind: Kind, words: impl Into<String>) -> Self {
-        Failure { kind, words: words.into(), said: Vec::new(), retry_after: None }
+        Failure { kind, words: words.into(), said: Vec::new(), retry_after: None, limit: None }
     }
 
     /// Finds the cause at the bottom of a client's error.
@@ -67,12 +76,18 @@ impl Failure {
         let mut cause: &(dyn std::error::Error + 'static) = error;
         let mut all = cause.to_string();
         let mut errno = 0;
-        let mut tls = false;
+        let (mut tls, mut alert) = (false, None);
         while let Some(next) = below(cause) {
             cause = next;
             all += &format!(": {cause}");
             errno = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error).unwrap_or(errno);
-            tls |= cause.is::<rustls::Error>();
+            let refused = cause.downcast_ref::<rustls::Error>();
+            tls |= refused.is_some();
+            if let Some(rustls::Error::AlertReceived(told)) = refused
+                && *told != rustls::AlertDescription::InternalError
+            {
+                alert = Some(format!("it ends the TLS handshake: {told:?}"));
+            }
         }
         let words = printable(&cause.to_string());
         let unresolved = all.contains("dns error") || all.contains("failed to lookup address");
@@ -81,9 +96,12 @@ impl Failure {
             _ if tls && (all.contains("InvalidContentType") || all.contains("corrupt message")) => {
                 Failure::new(Kind::NotTls, "it does not speak TLS")
             }
+            _ if alert.is_some() => Failure::new(Kind::Alert, alert.unwrap_or_default()),
             _ if tls => Failure::new(Kind::Untrusted, words),
             libc::ECONNREFUSED => Failure::new(Kind::Refused, errno_text(errno)),
             libc::ENETUNREACH | libc::EHOSTUNREACH => Failure::new(Kind::Unreachable, errno_text(errno)),
+            0 if all.contains("tunnel error") || all.contains("socks") => Failure::new(Kind::Proxy, words),
+            0 if words.starts_with("end of file") => Failure::new(Kind::Dropped, "the connection broke"),
             0 => Failure::new(Kind::Dropped, words),
             _ => Failure::new(Kind::Dropped, errno_text(errno)),
         }
@@ -95,6 +113,7 @@ impl Failure {
         let headers = response.headers();
         let retry = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
         let retry = retry.and_then(|value| retry_after(value, SystemTime::now()));
+        let limit = Limit::read(|name| headers.get(name)?.to_str().ok());
         let challenge = headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
         let complaint: Option<String> = challenge.flat_map(super::challenge::parse).find_map(|challenge| {
             challenge.get("error").map(|error| format!("the registry asks for: {}", printable(error)))
@@ -111,12 +130,34 @@ impl Failure {
         failure.said = said(&body);
         failure.said.extend(complaint);
         failure.retry_after = retry;
+        failure.limit = limit;
         failure
     }
 
-    /// Whether the same request may well succeed in a moment.
+    /// Whether the same request may well succeed in a moment. What is used up for hours does not come back in seconds.
     pub fn is_passing(&self) -> bool {
-        matches!(self.kind, Kind::Silent | Kind::Dropped | Kind::Status(408 | 429 | 500 | 502 | 503 | 504))
+        match self.kind {
+            Kind::Silent | Kind::Dropped | Kind::Status(408) => true,
+            Kind::Status(429) => self.retry_after.is_some() || !self.limit.as_ref().is_some_and(Limit::is_reached),
+            Kind::Status(status) => (500..600).contains(&status) && ![501, 505, 511].contains(&status),
+            _ => false,
+        }
+    }
+
+    /// In one line, where another is asked instead.
+    pub fn summary(&self) -> &str {
+        match &self.kind {
+            Kind::Told(error) => &error.what,
+            _ => &self.words,
+        }
+    }
+
+    /// The error of a failure that is no answer to a request of the protocol.
+    pub fn into_plain_error(self, aim: &str) -> Error {
+        match self.kind {
+            Kind::Told(error) => *error,
+            _ => Error::new(format!("cannot {aim}: {}", self.words)),
+        }
     }
 
     /// The error a person reads. `credentials` says where they came from, if any were sent.
@@ -144,13 +185,26 @@ impl Failure {
             Kind::Unreachable => ("this machine has no route to it", format!("ip route get {host}; ping {host}")),
             Kind::Untrusted => (
                 "its certificate is of an authority that this machine does not know, or is for another name or time",
-                "SSL_CERT_FILE=ca.pem mocker-pull …, or apt install ca-certificates where no authority is known".into(),
+                format!(
+                    "{} ca = \"/path/ca.pem\"   (in /etc/mocker/registries.toml)\n\
+                     SSL_CERT_FILE=ca.pem mocker-pull …, or apt install ca-certificates where no authority is known",
+                    section(url)
+                ),
+            ),
+            Kind::Alert => (
+                "it wants a certificate of ours, or another than it was sent",
+                format!("{} certificate = \"FILE\", key = \"FILE\"   (in /etc/mocker/registries.toml)", section(url)),
             ),
             Kind::NotTls => (
-                "it speaks plain HTTP, which mocker speaks with the loopback alone",
-                format!("ssh -L 5000:localhost:{} {host}, then pull from localhost:5000", url.port().unwrap_or(80)),
+                "it speaks plain HTTP, which mocker speaks with the loopback alone unless told otherwise",
+                format!("{} insecure = true   (in /etc/mocker/registries.toml)", section(url)),
             ),
             Kind::Silent => ("it is overloaded, or something on the way swallows packets", "--timeout 300".into()),
+            // With TLS 1.3 its complaint may come too late to be read.
+            Kind::Dropped if url.scheme() == "https" => (
+                "the registry, or something on the way, closed the connection: some do who want a certificate of ours",
+                format!("curl -v {}v2/", base(url)),
+            ),
             Kind::Dropped => {
                 ("the registry, or something on the way, closed the connection", format!("curl -v {}v2/", base(url)))
             }
@@ -166,7 +220,14 @@ impl Failure {
                 format!("curl {}v2/{}/tags/list; or docker login, if it is private", base(url), advice.repository),
             ),
             Kind::Status(404) => ("the registry has lost a part of the image", "push the image again".into()),
-            Kind::Status(429) => ("too many pulls from this address, or by this user", self.when()),
+            Kind::Status(429) => return self.too_many(advice),
+            Kind::Proxy | Kind::NoProxy | Kind::Status(407) => (
+                match self.kind {
+                    Kind::NoProxy => "no proxy runs where the environment says that one does",
+                    _ => "the proxy does not know the host, or does not let this machine or user through",
+                },
+                format!("env | grep -i _proxy; or NO_PROXY={host}, if the registry is reached without it"),
+            ),
             Kind::Status(500..) => ("the registry is in trouble", self.when()),
             Kind::Status(400) if url.scheme() == "http" => (
                 "it wants TLS; with the loopback mocker speaks plain HTTP",
@@ -176,6 +237,27 @@ impl Failure {
             Kind::Broken | Kind::Told(_) => ("", String::new()),
         };
         (likely.into(), hint)
+    }
+
+    /// Who has had too much of what, and what to do about it.
+    fn too_many(&self, advice: &Advice) -> (String, String) {
+        let who = match advice.logged_in {
+            Some(true) => "this user",
+            _ => "strangers from this address",
+        };
+        let likely = match &self.limit {
+            Some(limit) => limit.words(who),
+            None => format!("too many requests, of {who} or of all"),
+        };
+        let mut hint = self.when();
+        if advice.logged_in != Some(true) {
+            hint += &format!("\ndocker login {}, or podman login: who is known may pull more", advice.registry);
+        } else if !advice.credentials.is_empty() {
+            hint += &format!("\n({})", advice.credentials);
+        }
+        hint +=
+            &format!("\n[registry.\"{}\"] mirrors = [\"…\"] in registries.toml: a mirror near you", advice.registry);
+        (likely, hint)
     }
 
     /// When to come again.
@@ -199,6 +281,8 @@ pub struct Advice {
     pub repository: String,
     /// `the credentials of anna in ~/.docker/config.json`, or that there are none
     pub credentials: String,
+    /// whether there were any; None where nobody asked
+    pub logged_in: Option<bool>,
 }
 
 impl Advice {
@@ -220,6 +304,13 @@ fn below<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a (dyn st
 
 fn is_basic(authorization: &super::request::Authorization) -> bool {
     matches!(authorization, super::request::Authorization::Basic(_))
+}
+
+/// The host's table in the settings.
+fn section(url: &reqwest::Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+    format!("[registry.\"{host}{port}\"]")
 }
 
 fn base(url: &reqwest::Url) -> String {

@@ -1,19 +1,28 @@
 //! The distribution API: manifests and blobs to and from a registry, by the OCI distribution specification over HTTP.
 
 pub mod auth;
+mod base;
 pub mod body;
 pub mod challenge;
 pub mod credentials;
 pub mod download;
 pub mod endpoint;
 pub mod failure;
+mod helper;
+pub mod limit;
+mod mirror;
+pub mod proxy;
 mod refusal;
 pub mod request;
 pub mod retry;
+pub mod session;
+pub mod settings;
 pub mod transport;
+mod trust;
 pub mod upload;
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use mocker_common::digest::{Digest, sha256};
 use mocker_common::error::Error;
@@ -23,10 +32,12 @@ use reqwest::{Response, StatusCode, Url};
 use serde_json::Value;
 
 use self::auth::{Access, Auth};
-use self::failure::{Advice, Failure, Kind};
+use self::failure::{Failure, Kind};
+use self::mirror::{Given, Mirror};
 use self::request::{Authorization, Part, Request};
 use self::retry::{Attempts, random};
 use self::transport::Transport;
+use crate::clock;
 use crate::progress::Progress;
 
 /// The largest manifest that is read (distribution-spec: a registry may refuse larger ones).
@@ -40,10 +51,16 @@ pub struct Repository {
     name: String,
     base: Url,
     transport: Arc<Transport>,
-    auth: Auth,
+    auth: Arc<Auth>,
     /// what we are there for
     access: Access,
     progress: Arc<Progress>,
+    /// asked first when something is pulled
+    mirrors: Vec<Mirror>,
+    /// there is another to ask
+    is_mirror: bool,
+    /// blobs that mirrors gave
+    given: Given,
 }
 
 /// A document as it was received.
@@ -56,36 +73,65 @@ pub struct Document {
 }
 
 impl Repository {
-    pub fn new(registry: &str, name: &str, transport: Arc<Transport>, progress: Arc<Progress>) -> Result<Self, Error> {
-        let base = endpoint::of(registry)?;
-        let auth = Auth::new(registry, &base);
-        let access = Access::pull(name);
-        Ok(Repository { registry: registry.into(), name: name.into(), base, transport, auth, access, progress })
-    }
-
-    /// One that is written to.
-    pub fn for_push(
+    /// One that is written to; mirrors are not.
+    pub async fn for_push(
         registry: &str,
         name: &str,
         transport: Arc<Transport>,
         progress: Arc<Progress>,
     ) -> Result<Self, Error> {
-        Ok(Repository { access: Access::push(name), ..Repository::new(registry, name, transport, progress)? })
+        let alone = Repository::alone(registry, name, transport, progress).await?;
+        Ok(Repository { access: Access::push(name), ..alone })
     }
 
-    /// Gets the manifest or index of a tag or a digest. By digest, it is checked to be the one asked for.
-    pub async fn manifest(&self, selector: &str, why: &'static str) -> Result<Document, Error> {
-        let mark = if selector.contains(':') { '@' } else { ':' };
-        let aim = format!("get the manifest of {}/{}{mark}{selector}", self.registry, self.name);
-        let request = Request::new(Part::Manifest, self.url("manifests", selector)?, aim);
-        let outcome = persist(&self.progress, &self.registry, async || {
+    /// One that is asked after its mirrors, if it has any.
+    pub async fn new(
+        registry: &str,
+        name: &str,
+        transport: Arc<Transport>,
+        progress: Arc<Progress>,
+    ) -> Result<Self, Error> {
+        let mirrors = Mirror::all_of(registry, name, &transport, &progress).await?;
+        Ok(Repository { mirrors, ..Repository::alone(registry, name, transport, progress).await? })
+    }
+
+    /// One without mirrors.
+    async fn alone(
+        registry: &str,
+        name: &str,
+        transport: Arc<Transport>,
+        progress: Arc<Progress>,
+    ) -> Result<Self, Error> {
+        let base = transport.base(registry).await?;
+        let settings = transport.session.settings()?;
+        let auth = transport.session.auth(registry, name, || Auth::new(registry, &base, settings));
+        let (access, registry, name) = (Access::pull(name), registry.into(), name.into());
+        Ok(Repository {
+            registry,
+            name,
+            base,
+            transport,
+            auth,
+            access,
+            progress,
+            mirrors: Vec::new(),
+            is_mirror: false,
+            given: Given::default(),
+        })
+    }
+
+    /// Gets the manifest or index of a tag or a digest from this very registry. By digest, it is checked to be the one
+    /// asked for.
+    async fn manifest_here(&self, selector: &str, why: &'static str) -> Result<Document, Failure> {
+        let request = self.manifest_request(selector)?;
+        let outcome = persist_with(self.attempts(), &self.progress, &self.registry, async || {
             let response = self.ask(&request, why).await?;
             let header =
                 |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_string);
             let (content_type, claimed) = (header(CONTENT_TYPE.as_str()), header("docker-content-digest"));
             Ok((content_type, claimed, read_limited(response, MANIFEST_LIMIT).await?))
         });
-        let (content_type, claimed, bytes) = outcome.await.map_err(|failure| self.explain(failure, &request, why))?;
+        let (content_type, claimed, bytes) = outcome.await?;
 
         let digest = Digest::from_bytes(&sha256(&bytes));
         let asked = selector.contains(':').then_some(selector);
@@ -98,7 +144,8 @@ impl Repository {
                 .said(format!("expected {}", crate::manifest::printable(expected)))
                 .said(format!("received {digest}"))
                 .why("a digest is the only proof that this is what was pushed")
-                .likely("a broken or hostile registry, or a proxy that changes what passes through it"));
+                .likely("a broken or hostile registry, or a proxy that changes what passes through it")
+                .into());
             }
         }
         let json = serde_json::from_slice(&bytes).map_err(|cause| {
@@ -107,6 +154,17 @@ impl Repository {
                 .hint(format!("curl -v {}v2/", self.base))
         })?;
         Ok(Document { digest, bytes, content_type, json })
+    }
+
+    fn attempts(&self) -> Attempts {
+        if self.is_mirror { Attempts::once() } else { Attempts::default() }
+    }
+
+    /// The request for a manifest, by tag or digest.
+    fn manifest_request(&self, selector: &str) -> Result<Request, Error> {
+        let mark = if selector.contains(':') { '@' } else { ':' };
+        let aim = format!("get the manifest of {}/{}{mark}{selector}", self.registry, self.name);
+        Ok(Request::new(Part::Manifest, self.url("manifests", selector)?, aim))
     }
 
     /// The request for a blob, from a byte on.
@@ -168,12 +226,7 @@ impl Repository {
 
     /// Makes the error of a failure.
     fn explain(&self, failure: Failure, request: &Request, why: &str) -> Error {
-        let denied = matches!(failure.kind, Kind::Status(401 | 403));
-        let advice = match denied.then(|| credentials::look_up(&self.registry, &self.name)) {
-            Some(Ok(found)) => self.auth.advice(&self.name, &found),
-            _ => Advice { registry: self.registry.clone(), repository: self.name.clone(), credentials: String::new() },
-        };
-        failure.into_error(&request.with(None), why, &advice)
+        failure.into_error(&request.with(None), why, &self.auth.advice(&self.name))
     }
 }
 
@@ -181,9 +234,17 @@ impl Repository {
 async fn persist<T>(
     progress: &Progress,
     registry: &str,
+    attempt: impl AsyncFnMut() -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    persist_with(Attempts::default(), progress, registry, attempt).await
+}
+
+async fn persist_with<T>(
+    mut attempts: Attempts,
+    progress: &Progress,
+    registry: &str,
     mut attempt: impl AsyncFnMut() -> Result<T, Failure>,
 ) -> Result<T, Failure> {
-    let mut attempts = Attempts::default();
     loop {
         match attempt().await {
             Ok(done) => return Ok(done),
@@ -213,7 +274,11 @@ async fn pause_if(
         }
         return Err(failure);
     };
-    progress.say(&format!("{registry}: {}; asking again in {:.1} s", failure.words, wait.as_secs_f64()));
+    let when = match wait {
+        short if short < Duration::from_secs(10) => String::new(),
+        long => format!(" (at {})", clock::rfc3339(SystemTime::now() + long)),
+    };
+    progress.say(&format!("{registry}: {}; asking again in {:.1} s{when}", failure.words, wait.as_secs_f64()));
     tokio::time::sleep(wait).await;
     Ok(())
 }

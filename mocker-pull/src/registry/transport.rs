@@ -1,17 +1,20 @@
 //! Sending one request: the client, its timeouts, and redirects.
 
-use std::sync::OnceLock;
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use reqwest::header::{
     ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderValue,
     LOCATION, RANGE,
 };
-use reqwest::{Client, Method, Response, Url};
+use reqwest::{Client, Method, Proxy, Response, Url};
 
 use super::endpoint;
 use super::failure::{Failure, Kind};
 use super::request::{Authorization, Body, Part, Request};
+use super::session::Session;
+use super::trust::Trust;
 
 /// How many redirects are followed: a registry to its storage is one or two.
 const HOPS: usize = 5;
@@ -24,15 +27,22 @@ const FINISHING: u32 = 5;
 /// image does from the loopback.
 pub struct Transport {
     /// how long a peer may be silent; a whole download may take as long as it likes
-    idle: Duration,
+    pub idle: Duration,
     /// how long a client waits for the next bytes of an answer
     read: Duration,
-    /// plain HTTP to the loopback; never through a proxy, knows no certificates
-    plain: OnceLock<Client>,
-    /// TLS to the loopback, never through a proxy
-    local: OnceLock<Client>,
-    /// TLS to others, by the proxy that the environment names
-    remote: OnceLock<Client>,
+    /// what requests share
+    pub session: Session,
+    clients: Mutex<HashMap<Peer, Client>>,
+}
+
+/// Who needs a client of his own.
+#[derive(PartialEq, Eq, Hash)]
+enum Peer {
+    /// the loopback without TLS: no certificates are loaded
+    Plain,
+    /// one with certificates of his own, by origin
+    Known(String),
+    Other,
 }
 
 impl Transport {
@@ -40,7 +50,7 @@ impl Transport {
     pub fn new(idle: Duration) -> Self {
         // Err means that it is chosen already.
         rustls::crypto::ring::default_provider().install_default().unwrap_or_default();
-        Transport { idle, read: idle, plain: OnceLock::new(), local: OnceLock::new(), remote: OnceLock::new() }
+        Transport { idle, read: idle, session: Session::new(idle), clients: Mutex::default() }
     }
 
     /// For uploads: to the client the answer to one is silent as long as its body is on the way. So it waits without end,
@@ -84,10 +94,10 @@ impl Transport {
         let mut url = request.url.clone();
         let mut authorization = authorization;
         for _ in 0..=HOPS {
-            let response = self.hop(request, &url, authorization).await?;
+            let response = self.hop(request, &url, authorization).await.map_err(|failure| self.blame(&url, failure))?;
             let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
             let Some(location) = location.filter(|_| response.status().is_redirection()) else { return Ok(response) };
-            let (next, at_home) = endpoint::redirected(&url, location)
+            let (next, at_home) = endpoint::redirected(&url, location, &*self.session.settings()?)
                 .map_err(|cause| Failure::new(Kind::Broken, crate::manifest::printable(&cause)))?;
             if !at_home {
                 authorization = None;
@@ -134,26 +144,49 @@ impl Transport {
         builder.send().await.map_err(|error| Failure::of_client(&error))
     }
 
-    fn client(&self, url: &Url) -> Result<&Client, Failure> {
-        let (cell, builder) = match (endpoint::is_loopback(url), url.scheme()) {
-            (true, "http") => (&self.plain, Client::builder().no_proxy().tls_certs_only([])),
-            (true, _) => (&self.local, Client::builder().no_proxy()),
-            (false, _) => (&self.remote, Client::builder()),
+    /// Where a request goes by a proxy, nobody behind it can have refused the connection: the proxy has.
+    fn blame(&self, url: &Url, mut failure: Failure) -> Failure {
+        let proxies = self.session.proxies().unwrap_or_default();
+        let Some(proxy) = proxies.of(url) else { return failure };
+        failure.kind = match failure.kind {
+            Kind::Unresolved | Kind::Refused | Kind::Unreachable => Kind::NoProxy,
+            Kind::Proxy => Kind::Proxy,
+            other => return Failure { kind: other, ..failure },
         };
-        if let Some(client) = cell.get() {
-            return Ok(client);
+        let port = proxy.port_or_known_default().map(|port| format!(":{port}")).unwrap_or_default();
+        failure.words = format!("the proxy {}{port}: {}", proxy.host_str().unwrap_or_default(), failure.words);
+        failure
+    }
+
+    /// The client for a URL: with the certificates that its host needs, by the proxy that the environment names.
+    pub(super) fn client(&self, url: &Url) -> Result<Client, Failure> {
+        let trust = Trust::of(url, &*self.session.settings()?)?.filter(|_| url.scheme() == "https");
+        let peer = match &trust {
+            Some(_) => Peer::Known(url.origin().ascii_serialization()),
+            None if url.scheme() == "http" && endpoint::is_loopback(url) => Peer::Plain,
+            None => Peer::Other,
+        };
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = clients.get(&peer) {
+            return Ok(client.clone());
         }
         let mut headers = HeaderMap::new();
         // A blob is what its digest says it is: no server may compress it on the way.
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        let client = builder
+        let proxies = self.session.proxies()?;
+        let builder = Client::builder()
             .user_agent(concat!("mocker/", env!("CARGO_PKG_VERSION")))
             .default_headers(headers)
             .redirect(reqwest::redirect::Policy::none())
+            .proxy(Proxy::custom(move |url| proxies.of(url).cloned()))
             .connect_timeout(CONNECT)
-            .read_timeout(self.read)
-            .build()
-            .map_err(|error| Failure::of_client(&error))?;
-        Ok(cell.get_or_init(|| client))
+            .read_timeout(self.read);
+        let client = match (trust, &peer) {
+            (Some(trust), _) => trust.client(builder)?,
+            (None, Peer::Plain) => builder.tls_certs_only([]).build().map_err(|error| Failure::of_client(&error))?,
+            (None, _) => builder.build().map_err(|error| Failure::of_client(&error))?,
+        };
+        clients.insert(peer, client.clone());
+        Ok(client)
     }
 }

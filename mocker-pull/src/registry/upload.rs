@@ -42,6 +42,14 @@ pub enum Outcome {
 }
 
 impl Uploads {
+    /// Where the next request of an upload goes.
+    fn next_url(&self, answer: &Response) -> Result<Option<Url>, Failure> {
+        let Some(location) = header(answer, LOCATION.as_str()) else { return Ok(None) };
+        let settings = self.repository.transport.session.settings()?;
+        let next = endpoint::redirected(answer.url(), location, &settings);
+        next.map(|(url, _)| Some(url)).map_err(|cause| Failure::new(Kind::Broken, printable(&cause)))
+    }
+
     pub fn new(repository: Repository, chunk: Option<u64>) -> Self {
         Uploads { repository, chunk, open: Mutex::default() }
     }
@@ -199,11 +207,9 @@ impl Upload<'_> {
         let Some(session) = &mut self.session else { return Ok(()) };
         match (answer, arrived) {
             (Some(answer), Some(arrived)) => {
-                if arrived > session.offset {
-                    self.attempts.progressed();
-                }
+                self.attempts.received(arrived.saturating_sub(session.offset) as usize);
                 session.offset = arrived;
-                if let Ok(Some(url)) = next_url(&answer) {
+                if let Ok(Some(url)) = self.to.next_url(&answer) {
                     session.url = url;
                 }
                 self.to.note(&self.source.blob.digest, Some(&session.url));
@@ -264,7 +270,7 @@ impl Upload<'_> {
             }
         };
         let least = header(&answer, "oci-chunk-min-length").and_then(|text| text.parse().ok()).unwrap_or(0);
-        let url = next_url(&answer).and_then(|url| {
+        let url = self.to.next_url(&answer).and_then(|url| {
             url.ok_or_else(|| Failure::new(Kind::Broken, "it does not say where the upload goes (no Location)"))
         });
         let url = url.map_err(|failure| Stumble { failure, request, why })?;
@@ -322,11 +328,12 @@ impl Upload<'_> {
         if kept <= session.offset || kept > to {
             return Err(Failure::new(Kind::Dropped, format!("of {to} bytes sent it has {kept}")));
         }
+        let news = kept - session.offset;
         session.offset = kept;
-        if let Some(url) = next_url(answer)? {
+        if let Some(url) = self.to.next_url(answer)? {
             session.url = url;
         }
-        self.attempts.progressed();
+        self.attempts.received(news as usize);
         self.to.note(&self.source.blob.digest, Some(&session.url));
         Ok(())
     }
@@ -393,13 +400,6 @@ fn found(answer: Result<Response, Failure>) -> Result<Option<Response>, Failure>
 fn names(answer: &Response, digest: &Digest) -> Option<bool> {
     let named = header(answer, "docker-content-digest").filter(|named| named.starts_with("sha256:"))?;
     Some(named == digest.to_string())
-}
-
-/// Where the next request goes.
-fn next_url(answer: &Response) -> Result<Option<Url>, Failure> {
-    let Some(location) = header(answer, LOCATION.as_str()) else { return Ok(None) };
-    let next = endpoint::redirected(answer.url(), location);
-    next.map(|(url, _)| Some(url)).map_err(|cause| Failure::new(Kind::Broken, printable(&cause)))
 }
 
 /// How much of an upload has arrived, from an answer's `Range`.

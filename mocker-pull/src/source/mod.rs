@@ -47,7 +47,7 @@ pub enum Source {
 
 /// A blob as it comes in.
 pub enum Stream<'a> {
-    Registry(Download<'a>),
+    Registry(Box<Download<'a>>),
     Local(Reading),
 }
 
@@ -71,7 +71,7 @@ impl Source {
     /// Begins to read a blob from a byte on; nothing is asked for before the first [`Stream::next`].
     pub fn blob<'a>(&'a self, blob: &'a Descriptor, offset: u64, why: &'static str) -> Result<Stream<'a>, Error> {
         Ok(match self {
-            Source::Registry(repository) => Stream::Registry(repository.download(blob, offset, why)),
+            Source::Registry(repository) => Stream::Registry(Box::new(repository.download(blob, offset, why))),
             Source::Local(local) => Stream::Local(local.open(&blob.digest)?.reading()),
         })
     }
@@ -79,6 +79,14 @@ impl Source {
     /// Whether a part that was fetched is worth keeping for the next attempt.
     pub fn is_remote(&self) -> bool {
         matches!(self, Source::Registry(_))
+    }
+
+    /// A blob could not be used: whether another place may have a better one.
+    pub fn distrust(&self, blob: &Digest, error: &Error) -> bool {
+        match self {
+            Source::Registry(repository) => repository.distrust(blob, error),
+            Source::Local(_) => false,
+        }
     }
 
     /// The error of bytes that are not those of their digest.
@@ -109,7 +117,7 @@ impl Stream<'_> {
 }
 
 /// Finds out which images an origin has. `name`, if given, is what its only image will be called.
-pub fn open(
+pub async fn open(
     store: &Store,
     transport: &Arc<Transport>,
     progress: &Arc<Progress>,
@@ -119,7 +127,7 @@ pub fn open(
     match origin {
         Origin::Registry(reference) => {
             let (registry, repository) = (&reference.registry, &reference.repository);
-            let repository = Repository::new(registry, repository, transport.clone(), progress.clone())?;
+            let repository = Repository::new(registry, repository, transport.clone(), progress.clone()).await?;
             Ok(vec![Wish {
                 source: Arc::new(Source::Registry(Box::new(repository))),
                 selector: reference.selector(),

@@ -1,13 +1,11 @@
 //! mocker-pull against a real registry, and against ones that break the rules.
 
-mod scripted;
-
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use scripted::{Answer, Asked, Image, Scripted};
 use serde_json::json;
+use tests::scripted::{Answer, Asked, Image, Scripted};
 use tests::{Lab, Output, Registry};
 
 /// Ends the test unless the store has nothing that a failed pull could have left behind or made visible.
@@ -32,15 +30,6 @@ fn images(lab: &Lab) -> Vec<String> {
 
 fn pull(lab: &Lab, reference: &str) -> Output {
     lab.tool("mocker-pull").arg(reference).run()
-}
-
-/// The part of a blob that was asked for.
-fn part_of(asked: &Asked, answer: Answer) -> Answer {
-    let start = asked.header("range").and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
-    let Some(start) = start.filter(|start: &usize| *start > 0) else { return answer };
-    let length = answer.body.len();
-    let range = format!("bytes {start}-{}/{length}", length - 1);
-    Answer { status: 206, body: answer.body[start..].to_vec(), ..answer }.with("Content-Range", range)
 }
 
 fn layer_of(image: &Image) -> (String, usize) {
@@ -412,8 +401,8 @@ fn a_download_goes_on_where_the_connection_broke() {
     let (digest, size) = layer_of(&image);
     let cut = digest.clone();
     let server = Scripted::start(&lab, &image, move |asked, answer| match asked.path.ends_with(&cut) {
-        true if asked.earlier < 2 => Answer { cut: Some(size / 3), ..part_of(asked, answer) },
-        true => part_of(asked, answer),
+        true if asked.earlier < 2 => Answer { cut: Some(size / 3), ..answer.part_for(asked) },
+        true => answer.part_for(asked),
         false => answer,
     });
     pull(&lab, &server.reference()).succeeds().says("asking again");
@@ -480,7 +469,7 @@ fn a_registry_that_falls_silent_is_not_waited_for_for_ever() {
     let image = Image::demo(&lab, "busybox");
     let server = Scripted::start(&lab, &image, |asked, answer| match asked.is_blob() && asked.earlier == 0 {
         true => Answer { pause: Duration::from_secs(30), ..answer },
-        false => part_of(asked, answer),
+        false => answer.part_for(asked),
     });
     let begun = Instant::now();
     lab.tool("mocker-pull").args(["--timeout", "1", &server.reference()]).run().succeeds().says("no answer in time");

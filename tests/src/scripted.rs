@@ -8,13 +8,17 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tests::{Lab, Registry, project};
+
+use crate::lab::Lab;
+use crate::programs::project;
+use crate::registry::Registry;
 
 /// One request.
 #[derive(Clone, Debug)]
 pub struct Asked {
     /// with its query
     pub path: String,
+    pub body: Vec<u8>,
     headers: Vec<(String, String)>,
     /// how many requests had this path before
     pub earlier: usize,
@@ -57,6 +61,17 @@ impl Answer {
         Answer { body: body.to_string().into_bytes(), ..Answer::status(200) }.with("Content-Type", "application/json")
     }
 
+    /// Of this answer the part that was asked for, if a part was.
+    pub fn part_for(self, asked: &Asked) -> Answer {
+        let range = asked.header("range").and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-'));
+        let Some(start) = range.and_then(|start| start.parse().ok()).filter(|start: &usize| *start > 0) else {
+            return self;
+        };
+        let length = self.body.len();
+        let range = format!("bytes {start}-{}/{length}", length - 1);
+        Answer { status: 206, body: self.body[start..].to_vec(), ..self }.with("Content-Range", range)
+    }
+
     pub fn with(mut self, name: &str, value: impl Into<String>) -> Answer {
         self.headers.push((name.into(), value.into()));
         self
@@ -76,7 +91,15 @@ impl Scripted {
         image: &Image,
         script: impl Fn(&Asked, Answer) -> Answer + Send + Sync + 'static,
     ) -> Scripted {
-        let listener = lab.listener();
+        Scripted::on(lab.listener(), image, script)
+    }
+
+    /// The same on a socket that listens already.
+    pub fn on(
+        listener: TcpListener,
+        image: &Image,
+        script: impl Fn(&Asked, Answer) -> Answer + Send + Sync + 'static,
+    ) -> Scripted {
         let address = listener.local_addr().expect("its address").to_string();
         let log = Arc::new(Mutex::new(Vec::new()));
         let (image, script, shared) = (image.clone(), Arc::new(script), log.clone());
@@ -136,10 +159,11 @@ fn read(reader: &mut impl BufRead) -> Option<Asked> {
             None => break,
         }
     }
-    let asked = Asked { path, headers, earlier: 0 };
+    let mut asked = Asked { path, headers, body: Vec::new(), earlier: 0 };
     if let Some(length) = asked.header("content-length").and_then(|length| length.parse::<usize>().ok()) {
         let mut body = vec![0; length];
         reader.read_exact(&mut body).ok()?;
+        asked.body = body;
     }
     Some(asked)
 }
@@ -187,7 +211,7 @@ impl Image {
         self.top()
     }
 
-    fn blob(&self, digest: &str) -> Option<Vec<u8>> {
+    pub fn blob(&self, digest: &str) -> Option<Vec<u8>> {
         std::fs::read(self.layout.join("blobs/sha256").join(digest.strip_prefix("sha256:")?)).ok()
     }
 
