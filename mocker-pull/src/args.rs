@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::Parser;
 use mocker_common::reference::Reference;
 use mocker_common::stage::ExplainArgs;
+use mocker_common::unpack::Limits;
 use mocker_pull::platform::Platform;
 
 /// Fetches images from a registry into the store, and prints the document that runs one
@@ -32,6 +33,8 @@ pub struct Args {
     pub timeout: Duration,
     #[command(flatten)]
     pub explain: ExplainArgs,
+    #[command(flatten)]
+    pub limits: Limits,
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

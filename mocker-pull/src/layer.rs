@@ -27,6 +27,7 @@ use mocker_common::publish;
 use mocker_common::step::Explained;
 use mocker_common::store::{Store, Temporary};
 use mocker_common::unpack::compression::{self, MAGIC};
+use mocker_common::unpack::limits::Expansion;
 use mocker_common::unpack::{self, Limits};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{Mutex, Semaphore, mpsc};
@@ -48,6 +49,7 @@ pub struct Work {
     pub store: Store,
     pub repository: Repository,
     pub progress: Arc<Progress>,
+    pub limits: Limits,
     /// how many layers are worked on at once
     slots: Semaphore,
     /// when the last sync that is finished had begun; held during one
@@ -56,9 +58,9 @@ pub struct Work {
 
 impl Work {
     /// A layer keeps up to two threads busy; one more than there are cores fills the gaps between them.
-    pub fn new(store: Store, repository: Repository, progress: Arc<Progress>) -> Self {
+    pub fn new(store: Store, repository: Repository, progress: Arc<Progress>, limits: Limits) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
-        Work { store, repository, progress, slots: Semaphore::new(cores + 1), synced: Mutex::new(None) }
+        Work { store, repository, progress, limits, slots: Semaphore::new(cores + 1), synced: Mutex::new(None) }
     }
 
     /// Brings to disk what was written until `ready`. What is ready while a sync runs shares the next one.
@@ -168,6 +170,7 @@ async fn pass(work: &Work, layer: &Layer, place: &Arc<Temporary>, wanted: Wanted
     let (empty, emptied) = channel();
     let hopeless = Arc::new(AtomicBool::new(false));
 
+    let expansion = Expansion::of(&work.limits);
     let ended = Ended(Arc::default());
     let source = match wanted.blob {
         true => Source::Network(incoming),
@@ -178,13 +181,17 @@ async fn pass(work: &Work, layer: &Layer, place: &Arc<Temporary>, wanted: Wanted
     };
     let reading = spawn_blocking({
         let (layer, place, hopeless) = (layer.clone(), place.clone(), hopeless.clone());
-        move || read_blob(source, &layer, place.path(), Buffers { full, emptied }, &hopeless)
+        let buffers = Buffers { full, emptied, expansion: expansion.clone() };
+        move || read_blob(source, &layer, place.path(), buffers, &hopeless)
     });
     let writing = spawn_blocking({
-        let (diff_id, place) = (layer.diff_id.clone(), place.clone());
+        let (diff_id, place, name) = (layer.diff_id.clone(), place.clone(), layer.blob.digest.short().to_string());
+        let limits = work.limits.clone();
         move || {
             let mut tar = Tar { filled, empty, buffer: Vec::new(), at: 0, end: 0, hash: Sha256::new(), over: false };
-            let written = write_files(&mut tar, &diff_id, place.path(), wanted.files);
+            let bounds = (&limits, &expansion);
+            let written = write_files(&mut tar, &diff_id, place.path(), wanted.files, bounds);
+            let written = written.map_err(|error| error.while_doing(format_args!("layer {name}")));
             // A failed system call ends the pass; a bad archive does not, since a wrong digest may explain it.
             hopeless.store(written.as_ref().is_err_and(|error| error.errno != 0), Relaxed);
             written
@@ -263,6 +270,9 @@ fn read_blob(
 }
 
 fn undecodable(layer: &Layer, cause: &io::Error) -> Error {
+    if let Some(told) = cause.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
+        return told.clone().while_doing(format_args!("layer {}", layer.blob.digest.short()));
+    }
     Error::new(format!("cannot unpack layer {}: {cause}", layer.blob.digest.short()))
         .said("its digest is right: it was pushed like this")
         .why("a layer is a tar, plain or compressed with gzip or zstd (image-spec, layer.md)")
@@ -272,7 +282,7 @@ fn undecodable(layer: &Layer, cause: &io::Error) -> Error {
 /// Fills buffers with uncompressed tar until the blob has no more.
 fn decompress(blob: &mut Blob, buffers: Buffers) -> io::Result<()> {
     let compression = compression::of(blob.first()?);
-    let mut tar = compression::reader(compression, blob)?;
+    let mut tar = compression::bounded(compression, blob, &buffers.expansion)?;
     let mut fresh = BUFFERS + 2;
     loop {
         let mut buffer = match buffers.emptied.try_recv() {
@@ -304,6 +314,7 @@ fn decompress(blob: &mut Blob, buffers: Buffers) -> io::Result<()> {
 struct Buffers {
     full: SyncSender<(Vec<u8>, usize)>,
     emptied: Receiver<Vec<u8>>,
+    expansion: Expansion,
 }
 
 enum Source {
@@ -413,14 +424,20 @@ impl BufRead for Blob {
 }
 
 /// Thread B: makes files of the tar, and notes of what it left open.
-fn write_files(tar: &mut Tar, diff_id: &DiffId, place: &Path, wanted: bool) -> Result<(), Error> {
+fn write_files(
+    tar: &mut Tar,
+    diff_id: &DiffId,
+    place: &Path,
+    wanted: bool,
+    (limits, expansion): (&Limits, &Expansion),
+) -> Result<(), Error> {
     if !wanted {
         io::copy(tar, &mut io::sink()).map_err(failed("read", "the layer"))?;
         return tar.check(diff_id);
     }
     let files = place.join("files");
     fs::create_dir(&files).map_err(failed("make directory", files.display()))?;
-    let notes = unpack::unpack(&mut *tar, &files, &Limits::default())?;
+    let notes = unpack::unpack_blob(&mut *tar, &files, limits, expansion)?;
     tar.check(diff_id)?;
     let path = place.join("notes");
     let written = File::create_new(&path).and_then(|file| Ok(serde_json::to_writer(file, &notes)?));

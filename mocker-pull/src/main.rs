@@ -60,7 +60,7 @@ async fn pull_all(args: &Args, store: &Store) -> Result<(), Error> {
     let progress = Arc::new(Progress::new(args.quiet));
     let platform = args.platform.clone().unwrap_or_else(Platform::of_this_machine);
     for reference in &args.references {
-        let image = pull::pull(store, &transport, &progress, reference, &platform).await?;
+        let image = pull::pull(store, &transport, &progress, reference, &platform, &args.limits).await?;
         if args.document || !std::io::stdout().is_terminal() {
             let document = image.document(store)?;
             if args.references.len() == 1 { stage::write(&document)? } else { write_line(&document)? }

@@ -9,7 +9,7 @@ use mocker_common::image::{Config, Image};
 use mocker_common::publish;
 use mocker_common::reference::Reference;
 use mocker_common::store::{INDEX_DIGEST, STORED_AT, Store, Temporary};
-use mocker_common::unpack::fixup;
+use mocker_common::unpack::{Limits, fixup};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
@@ -33,6 +33,7 @@ pub async fn pull(
     progress: &Arc<Progress>,
     reference: &Reference,
     wanted: &Platform,
+    limits: &Limits,
 ) -> Result<Image, Error> {
     let name = familiar(reference);
     progress.say(&format!("{name}: pulling from {}", reference.registry));
@@ -46,7 +47,7 @@ pub async fn pull(
     let layers = manifest.layers_of(&config).map_err(|error| error.while_doing(&name))?;
     staged.put(&document.digest, &document.bytes)?;
 
-    let work = Arc::new(Work::new(store.clone(), repository, progress.clone()));
+    let work = Arc::new(Work::new(store.clone(), repository, progress.clone(), limits.clone()));
     fetch_layers(&work, &layers).await?;
     let diff_ids: Vec<DiffId> = layers.into_iter().map(|layer| layer.diff_id).collect();
     fixup::build(store, &diff_ids)?;

@@ -617,29 +617,34 @@ fn each_limit_is_named_by_its_error() {
     let parents = Archive::new().file("1/2/3/x", b"").file("4/5/6/x", b"").file("7/8/9/x", b"");
     let names =
         (0..4).fold(Archive::new(), |archive, number| archive.dir(&format!("{number}{}", "n".repeat(90)), 0o755));
+    let whiteouts =
+        (0..4).fold(Archive::new(), |archive, number| archive.file(&format!(".wh.{number}{}", "n".repeat(90)), b""));
+    let links = (0..4).fold(Archive::new(), |archive, number| archive.hard(&format!("{number}"), &"n".repeat(99)));
     let cases: Vec<(&str, Vec<u8>)> = vec![
-        ("header_bytes", endless(b'L')),
-        ("header_bytes", endless(b'K')),
-        ("header_bytes", endless(b'x')),
-        ("header_bytes", endless(b'g')),
-        ("total_bytes", Archive::new().pax(b'x', &sparse).file("x", b"").end()),
-        ("total_bytes", {
+        ("--max-header-size", endless(b'L')),
+        ("--max-header-size", endless(b'K')),
+        ("--max-header-size", endless(b'x')),
+        ("--max-header-size", endless(b'g')),
+        ("--max-layer-size", Archive::new().pax(b'x', &sparse).file("x", b"").end()),
+        ("--max-layer-size", {
             let mut head = header(b'0', b"x", 0o644);
             head.set_size(2 << 40);
             Archive::new().raw(head, b"").bytes
         }),
-        ("entries", many.end()),
-        ("entries", parents.end()),
-        ("depth", Archive::new().file(&deep, b"").end()),
-        ("depth", Archive::new().symlink("l", "a/b/c/d/e").file("l/x", b"").end()),
-        ("names_bytes", names.end()),
+        ("--max-layer-entries", many.end()),
+        ("--max-layer-entries", parents.end()),
+        ("--max-path-depth", Archive::new().file(&deep, b"").end()),
+        ("--max-path-depth", Archive::new().symlink("l", "a/b/c/d/e").file("l/x", b"").end()),
+        ("--max-names-size", names.end()),
+        ("--max-names-size", whiteouts.end()),
+        ("--max-names-size", links.end()),
     ];
     for (name, bytes) in cases {
         let scratch = scratch();
         // Behind a bomb's header the stream goes on for ever; reading it would be the failure.
         let stream = bytes.chain(std::io::repeat(b'n').take(4 << 20));
         let error = unpack(stream, &scratch.path().join("layer"), &limits).unwrap_err();
-        assert!(error.what.contains(&format!("({name})")), "{name}: {error}");
+        assert!(error.hint.ends_with(name) && error.what.contains("limit"), "{name}: {error}");
     }
 }
 

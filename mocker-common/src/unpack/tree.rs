@@ -21,6 +21,7 @@ use super::calls::{
     At, ChangeMode, ChangeOwner, MakeDirectory, OpenBeneath, OpenRoot, Remove, SetTimes, SetXattr, Target, repeated,
     split,
 };
+use super::limits::over_limit;
 use super::member::Time;
 use super::notes::shown;
 use super::{DEFAULT_ACL, Limits};
@@ -85,7 +86,7 @@ pub struct Tree {
     pub links: BTreeMap<Vec<u8>, Vec<u8>>,
     pub opaque_root: bool,
     pub entries: u64,
-    /// Bytes of memory that the names of directories take.
+    /// Bytes of memory that names take: of directories, whiteouts, links without a target.
     names: u64,
 }
 
@@ -132,7 +133,7 @@ impl Tree {
     pub fn count(&mut self, path: &[u8]) -> Result<(), Error> {
         self.entries += 1;
         if self.entries > self.limits.entries {
-            return Err(over_limit(path, "entries", self.limits.entries, "files"));
+            return Err(over_limit(path, "--max-layer-entries", self.limits.entries, "files"));
         }
         Ok(())
     }
@@ -269,14 +270,11 @@ impl Tree {
     pub fn remember(&mut self, path: &[u8], directory: Directory) -> Result<(), Error> {
         let depth = path.iter().filter(|byte| **byte == b'/').count() + 1;
         if depth as u64 > self.limits.depth {
-            return Err(over_limit(path, "depth", self.limits.depth, "directories in each other"));
+            return Err(over_limit(path, "--max-path-depth", self.limits.depth, "directories in each other"));
         }
         let known = self.directories.insert(path.to_vec(), directory).is_some();
         if !known {
-            self.names += path.len() as u64 + 64;
-            if self.names > self.limits.names_bytes {
-                return Err(over_limit(path, "names_bytes", self.limits.names_bytes, "bytes of directory names"));
-            }
+            self.charge(path, path.len())?;
         }
         if self.opaque_root && !path.is_empty() && !path.contains(&b'/') {
             // The mark set on the root counts for what comes later, too.
@@ -286,6 +284,15 @@ impl Tree {
             return marked;
         }
         Ok(())
+    }
+
+    /// Counts what is kept in memory until the layer is complete. What is forgotten again stays counted.
+    pub fn charge(&mut self, path: &[u8], bytes: usize) -> Result<(), Error> {
+        self.names += bytes as u64 + 64;
+        match self.names > self.limits.names_bytes {
+            true => Err(over_limit(path, "--max-names-size", self.limits.names_bytes, "bytes of names to be kept")),
+            false => Ok(()),
+        }
     }
 
     /// Removes what stands at a real path, and all memory of it.
@@ -409,12 +416,6 @@ pub fn look_at(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Found, Errno> {
 
 fn unreadable(path: &[u8], errno: Errno) -> Error {
     crate::error::failed("look at the layer's", shown(path))(errno.into())
-}
-
-pub fn over_limit(path: &[u8], name: &str, limit: u64, of: &str) -> Error {
-    Error::new(format!("cannot unpack the layer: '{}' goes over the limit of {limit} {of} ({name})", shown(path)))
-        .why("a few kilobytes of hostile archive could otherwise fill the disk or the memory")
-        .likely("the layer is hostile; no image is known that needs more")
 }
 
 /// The process's umask. Asking umask(2) would change it under the other threads, so it is read from /proc; where that
