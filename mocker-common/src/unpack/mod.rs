@@ -134,9 +134,8 @@ impl Layer<'_> {
                 .likely("the layer was made by a broken tool, or it is hostile"));
         }
         let root = self.tree.root().try_clone_to_owned().map_err(crate::error::failed("open", "the root"))?;
-        let directory = Directory { mtime: member.mtime, ..Directory::default() };
-        self.tree.directories.insert(Vec::new(), directory);
-        self.attributes(Target::File(root.as_fd(), b""), member, member.mode, None)
+        self.tree.directories.insert(Vec::new(), Directory::named(member));
+        self.attributes(Target::File(root.as_fd(), b""), member, member.mode & !SETGID, None)
     }
 
     fn directory(&mut self, path: &[u8], member: &Member) -> Result<(), Error> {
@@ -160,16 +159,15 @@ impl Layer<'_> {
                 repeated(&TOLD, MakeDirectory { at, mode }, WHY)?;
             }
         }
-        let directory = Directory { mtime: member.mtime, opaque, ..Directory::default() };
-        self.tree.remember(path, directory)?;
+        self.tree.remember(path, Directory { opaque, ..Directory::named(member) })?;
         if in_place {
             self.tree.opaque(path)?;
         }
-        if made == Some(member.mode) && self.is_roots(member) && member.xattrs.is_empty() {
+        if made == Some(member.mode & !SETGID) && self.is_roots(member) && member.xattrs.is_empty() {
             return Ok(()); // mkdirat has said it all
         }
         let opened = open_directory(At { dir: self.tree.open(split(path).0)?, path })?;
-        self.attributes(Target::File(opened.as_fd(), path), member, member.mode, made)
+        self.attributes(Target::File(opened.as_fd(), path), member, member.mode & !SETGID, made)
     }
 
     fn file<R: Read>(&mut self, path: &[u8], member: &Member, members: &mut Members<R>) -> Result<(), Error> {
@@ -438,6 +436,9 @@ impl Layer<'_> {
 }
 
 const TIMES_WHY: &str = "make, python and others compare times; the same layer must give the same files";
+
+/// On a directory: what is made in it belongs to its group.
+const SETGID: u32 = 0o2000;
 
 /// An access list that a directory hands on to what is made in it: set last, or our own files would inherit it.
 pub const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";

@@ -150,6 +150,31 @@ fn files_directories_and_links_come_out_as_the_tar_has_them() {
 }
 
 #[test]
+fn a_directory_with_setgid_gives_its_group_to_nothing() {
+    let mut shared = header(b'5', b"shared", 0o2775);
+    shared.set_gid(50);
+    let mut top = header(b'5', b"./", 0o2755);
+    top.set_gid(60);
+    let layer = unpacked(
+        Archive::new()
+            .raw(top, b"")
+            .raw(shared.clone(), b"")
+            .file("shared/file", b"root's")
+            .dir("shared/dir", 0o755)
+            .file("shared/implicit/x", b"")
+            .symlink("shared/link", "x")
+            .node(b'6', "shared/fifo", (0, 0))
+            .file("top", b"")
+            .raw(shared, b""),
+    );
+    assert_eq!((layer.mode("shared"), layer.stat("shared").gid()), (0o2775, 50));
+    assert_eq!((layer.mode(""), layer.stat("").gid()), (0o2755, 60));
+    for path in ["shared/file", "shared/dir", "shared/implicit", "shared/link", "shared/fifo", "top"] {
+        assert_eq!((layer.stat(path).gid(), layer.mode(path) & 0o2000), (0, 0), "{path}");
+    }
+}
+
+#[test]
 fn extensions_of_the_format_are_obeyed() {
     let long = format!("{}/{}", "d".repeat(200), "f".repeat(255));
     let large = u64::from(u32::MAX - 1);

@@ -22,9 +22,9 @@ use super::calls::{
     split,
 };
 use super::limits::over_limit;
-use super::member::Time;
+use super::member::{Member, Time};
 use super::notes::shown;
-use super::{DEFAULT_ACL, Limits};
+use super::{DEFAULT_ACL, Limits, SETGID};
 
 /// How overlayfs' marks are written: with root's attributes, or with those an ordinary user may set (and mounts with
 /// `userxattr`). A kernel reads only one of the two.
@@ -67,6 +67,16 @@ pub struct Directory {
     pub opaque: bool,
     /// Set when the layer is complete, too: files made in the directory would inherit it.
     pub default_acl: Option<Vec<u8>>,
+    /// A mode with setgid, which comes last as well: what is made in such a directory gets its group.
+    pub setgid_mode: Option<u32>,
+}
+
+impl Directory {
+    /// What is left for the end of a directory that this entry names.
+    pub fn named(member: &Member) -> Self {
+        let setgid_mode = (member.mode & SETGID != 0).then_some(member.mode);
+        Directory { mtime: member.mtime, setgid_mode, ..Directory::default() }
+    }
 }
 
 /// A layer's tree. Paths in it are real ones: no component but the last is a link.
@@ -361,6 +371,7 @@ impl Tree {
         static TOLD: AtomicBool = AtomicBool::new(false);
         const WHY: &str = "each file made in a directory changed its time, so directories come last, the deepest first";
         const ACL_WHY: &str = "files made in the directory would have inherited it, so it comes after them";
+        const MODE_WHY: &str = "with setgid on it, the directory would have given its group to the files made in it";
         let directories = std::mem::take(&mut self.directories);
         for (path, directory) in directories.iter().rev() {
             let dir = self.open(split(path).0)?;
@@ -368,6 +379,9 @@ impl Tree {
                 b"" => Target::File(dir, b""),
                 _ => Target::Name(At { dir, path }),
             };
+            if let Some(mode) = directory.setgid_mode {
+                step(ChangeMode { target, mode }).because(MODE_WHY)?;
+            }
             if let Some(value) = &directory.default_acl {
                 let done = step(SetXattr { target, name: DEFAULT_ACL, value }).because(ACL_WHY);
                 if !matches!(done, Err(Error { errno: libc::EOPNOTSUPP, .. })) {
