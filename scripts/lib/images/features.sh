@@ -41,6 +41,7 @@ begin
 mkdir -p lower/dir/sub lower/full/sub lower/turned etc tmp/of var/own
 for file in gone kept linked changed dir/a dir/sub/b full/a full/sub/b turned/into other; do echo "$file" >lower/$file; done
 ln -s /lower/dir lower/link
+ln -s /run var/run
 ln lower/linked lower/twin
 chown 7:8 lower/kept var/own && chmod 2750 var/own && chmod 1777 tmp && chmod 640 lower/changed
 setfattr -n user.lower -v yes var/own
@@ -215,7 +216,7 @@ begin
 mkdir -p tmp/of/x var/own/x new/a/b && echo x >tmp/of/x/f && echo x >var/own/x/f && echo x >new/a/b/c && settle
 feature parents-unnamed "$(find . ! -type d -printf '%P\0' | sort -z | pack posix)"
 begin
-mkdir -p var/run/lock && echo x >var/run/lock/x && settle && mkdir -p run && settle
+mkdir -p run var/run/lock && echo x >var/run/lock/x && settle
 feature through-a-link "$(these run var/run/lock var/run/lock/x | pack posix)"
 
 # The same name more than once: the last one is it.
@@ -241,7 +242,7 @@ begin; feature empty "$(all | pack posix)"
 layers=
 for number in $(seq 30); do begin; mkdir lower; echo $number >lower/changed; echo $number >$number; settle; layers="$layers $(all | pack posix)"; done
 feature many-layers $layers
-begin; mkdir many && cd many && seq 4000 | split -l 1 -a 4 - file && cd .. && settle
+begin; mkdir many && cd many && seq 2000 | split -l 1 -a 4 - file && cd .. && settle
 feature many-files "$(all | pack posix)"
 
 # Real packages. (What dpkg's scripts would do, the one capability, is done by hand.)
