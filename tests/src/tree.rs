@@ -49,6 +49,12 @@ impl Tree {
         self.0.keys().map(|path| printable(path)).collect()
     }
 
+    /// Whether a path, as it is printed, is a directory here.
+    pub fn is_directory(&self, path: &str) -> bool {
+        let facts = self.0.iter().find(|(bytes, _)| printable(bytes) == path).map(|(_, facts)| facts);
+        facts.is_some_and(|facts| facts.get("type").is_some_and(|kind| kind == "Directory"))
+    }
+
     /// What is not the same in both.
     pub fn differences(&self, other: &Tree) -> Vec<Difference> {
         let mut all = Vec::new();

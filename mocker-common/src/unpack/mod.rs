@@ -48,12 +48,18 @@ pub fn unpack_blob(tar: impl Read, into: &Path, limits: &Limits, expansion: &Exp
     let mut members = Members::new(tar, limits.header_bytes);
     let mut layer = Layer { tree: Tree::begin(into, limits)?, limits, expansion, bytes: 0, xattrs_left_out: 0 };
     while let Some(member) = members.next_member()? {
-        layer.place(&member, &mut members)?;
+        layer.place(&member, &mut members).map_err(|error| naming(&member, error))?;
     }
     members.drain()?;
     layer.link_late()?;
     layer.tree.finish()?;
     Ok(layer.notes())
+}
+
+/// Names the entry in its error, unless that does so itself.
+fn naming(member: &Member, error: Error) -> Error {
+    let entry = format!("'{}'", shown(&member.path));
+    if error.what.contains(&entry) { error } else { error.while_doing(entry) }
 }
 
 /// A path as the tar has it, without `/` in front, doubled or behind, and without `.`; refused with `..`.
@@ -182,7 +188,7 @@ impl Layer<'_> {
         }
         if member.pieces.is_some() {
             // What is written came out of the blob and was checked there; of holes only their size is known.
-            self.expansion.check(self.bytes).map_err(|error| error.while_doing(format_args!("'{}'", shown(path))))?;
+            self.expansion.check(self.bytes)?;
         }
         // Created with its final mode where that takes no second call; setuid only after the owner is right.
         let mode = member.mode & 0o777;
