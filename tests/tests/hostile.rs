@@ -326,13 +326,13 @@ fn a_million_entries_take_no_more_memory_than_a_few() {
 /// and checksum are replaced, as a million takes its time otherwise.)
 fn thousand_files(directory: u32) -> Vec<u8> {
     let first = Archive::new().file("000/000", b"").bytes;
-    let sum = u32::from_str_radix(std::str::from_utf8(&first[148..154]).expect("octal digits"), 8).expect("a number");
+    let sum = u32::from_str_radix(std::str::from_utf8(&first[148..155]).expect("octal digits"), 8).expect("a number");
     let header = |file| {
         let name = format!("{directory:03}/{file:03}");
         let digits: u32 = name.bytes().filter(u8::is_ascii_digit).map(|digit| u32::from(digit - b'0')).sum();
         let mut header = first.clone();
         header[..7].copy_from_slice(name.as_bytes());
-        header[148..154].copy_from_slice(format!("{:06o}", sum + digits).as_bytes());
+        header[148..155].copy_from_slice(format!("{:07o}", sum + digits).as_bytes());
         header
     };
     (0..1000).flat_map(header).collect()
