@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::Parser;
 use mocker_common::reference::Reference;
 use mocker_common::stage::ExplainArgs;
+use mocker_common::unpack::Limits;
 use mocker_pull::platform::Platform;
 use mocker_pull::source::origin::Origin;
 
@@ -43,6 +44,8 @@ pub struct Args {
     pub timeout: Duration,
     #[command(flatten)]
     pub explain: ExplainArgs,
+    #[command(flatten)]
+    pub limits: Limits,
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

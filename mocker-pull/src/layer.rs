@@ -13,6 +13,7 @@ use mocker_common::error::{Error, failed};
 use mocker_common::lock::Lock;
 use mocker_common::publish;
 use mocker_common::store::{Store, Temporary};
+use mocker_common::unpack::Limits;
 use tokio::sync::{Mutex, Semaphore};
 use tokio::task::spawn_blocking;
 
@@ -26,6 +27,7 @@ use crate::source::Source;
 pub struct Work {
     pub store: Store,
     pub progress: Arc<Progress>,
+    pub limits: Limits,
     /// how many layers are worked on at once
     slots: Semaphore,
     /// those that are being fetched, or were: images share layers
@@ -37,10 +39,10 @@ pub struct Work {
 impl Work {
     /// `jobs` layers are worked on at once. Each keeps up to two threads busy; one more than there are cores fills the gaps
     /// between them.
-    pub fn new(store: Store, progress: Arc<Progress>, jobs: Option<usize>) -> Self {
+    pub fn new(store: Store, progress: Arc<Progress>, limits: Limits, jobs: Option<usize>) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
         let slots = Semaphore::new(jobs.unwrap_or(cores + 1));
-        Work { store, progress, slots, underway: Default::default(), synced: Mutex::new(None) }
+        Work { store, progress, limits, slots, underway: Default::default(), synced: Mutex::new(None) }
     }
 
     /// Held by whoever fetches a layer; another image that has it too waits for that, and uses up no slot.

@@ -75,7 +75,7 @@ async fn pull_all(args: &Args, store: &Store) -> Result<(), Error> {
         return Err(Error::new(format!("cannot give one name to {} images", wishes.len())).hint("a command each"));
     }
 
-    let work = Arc::new(Work::new(store.clone(), progress, args.jobs));
+    let work = Arc::new(Work::new(store.clone(), progress, args.limits.clone(), args.jobs));
     let at_once = Arc::new(Semaphore::new(IMAGES));
     let mut pulling = JoinSet::new();
     let count = wishes.len();

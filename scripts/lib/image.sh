@@ -108,7 +108,8 @@ manifest() (
     new=$(mktemp -d "$work/json.XXXXXX")
 
     for layer; do
-        put "$layout" "$layer_type$(cat "$layer/compression")" "$layer/blob" >>"$new/layers"
+        type=$layer_type$(cat "$layer/compression")
+        put "$layout" "${type%+}" "$layer/blob" >>"$new/layers"
         cat "$layer/diff_id" >>"$new/diff_ids"
     done
     jq -nc --argjson platform "$platform" --argjson config "$config" --rawfile diff_ids "$new/diff_ids" \

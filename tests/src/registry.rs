@@ -121,7 +121,7 @@ fn populated() -> PathBuf {
     place.join("data")
 }
 
-fn script(name: &str, arguments: &[&str]) -> String {
+pub(crate) fn script(name: &str, arguments: &[&str]) -> String {
     let output = Command::new(project().join("scripts").join(name))
         .args(arguments)
         .stdin(std::process::Stdio::null())

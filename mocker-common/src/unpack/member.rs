@@ -298,10 +298,11 @@ impl<R: Read> Members<R> {
     fn extended_header(&mut self, size: u64) -> Result<Vec<u8>, Error> {
         if size > self.header_limit {
             return Err(Error::new(format!(
-                "cannot unpack the layer: an extended header of {size} bytes is over the limit of {} (header_bytes)",
+                "cannot unpack the layer: an extended header of {size} bytes is over the limit of {}",
                 self.header_limit
             ))
-            .why("it is read into memory whole, so its size must not be the archive's to choose"));
+            .why("it is read into memory whole, so its size must not be the archive's to choose")
+            .hint("if you trust it, a higher --max-header-size"));
         }
         self.data = size;
         self.padding = size.next_multiple_of(BLOCK as u64) - size;
@@ -382,9 +383,9 @@ impl Extension {
         let bytes: usize = self.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
         match bytes as u64 > limit {
             true => Err(Error::new(format!(
-                "cannot unpack the layer: its global headers hold {bytes} bytes of attributes, the limit is {limit} \
-                 (header_bytes)"
-            ))),
+                "cannot unpack the layer: its global headers hold {bytes} bytes of attributes, the limit is {limit}"
+            ))
+            .hint("if you trust it, a higher --max-header-size")),
             false => Ok(()),
         }
     }

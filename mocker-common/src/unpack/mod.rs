@@ -10,6 +10,7 @@
 pub mod calls;
 pub mod compression;
 pub mod fixup;
+pub mod limits;
 pub mod member;
 pub mod notes;
 pub mod sparse;
@@ -29,44 +30,36 @@ use self::calls::{
     At, ChangeMode, ChangeOwner, MakeDirectory, MakeFile, MakeHardLink, MakeNode, MakeSymlink, OpenBeneath, SetTimes,
     SetXattr, Target, Truncate, Write, repeated, split,
 };
+use self::limits::{Expansion, over_limit};
 use self::member::{Kind, Member, Members};
 use self::notes::{LayerPath, LowerLink, Notes, shown};
 use self::sparse::Piece;
-use self::tree::{Directory, Form, Found, Tree, look_at, open_directory, over_limit};
+use self::tree::{Directory, Form, Found, Tree, look_at, open_directory};
 
-/// How much one layer may ask for. Each bound is named in the error of the layer that goes over it.
-#[derive(Clone, Debug)]
-pub struct Limits {
-    /// Entries, and directories made for them.
-    pub entries: u64,
-    /// Components of a path. Removing a tree holds a descriptor for each.
-    pub depth: u64,
-    /// The sizes of all files, holes counted as if they were written.
-    pub total_bytes: u64,
-    /// One long name or PAX header; it is read into memory.
-    pub header_bytes: u64,
-    /// Memory for the names of directories.
-    pub names_bytes: u64,
-}
-
-impl Default for Limits {
-    /// Ten times what the largest images known have, and no more than a small machine can bear.
-    fn default() -> Self {
-        Limits { entries: 10_000_000, depth: 256, total_bytes: 1 << 40, header_bytes: 1 << 20, names_bytes: 256 << 20 }
-    }
-}
+pub use self::limits::Limits;
 
 /// Unpacks a layer's tar into the empty directory `into`.
 pub fn unpack(tar: impl Read, into: &Path, limits: &Limits) -> Result<Notes, Error> {
+    unpack_blob(tar, into, limits, &Expansion::unbounded())
+}
+
+/// The same for a tar that is decompressed meanwhile: by `expansion` its files may not be much more than the blob.
+pub fn unpack_blob(tar: impl Read, into: &Path, limits: &Limits, expansion: &Expansion) -> Result<Notes, Error> {
     let mut members = Members::new(tar, limits.header_bytes);
-    let mut layer = Layer { tree: Tree::begin(into, limits)?, limits, bytes: 0, xattrs_left_out: 0 };
+    let mut layer = Layer { tree: Tree::begin(into, limits)?, limits, expansion, bytes: 0, xattrs_left_out: 0 };
     while let Some(member) = members.next_member()? {
-        layer.place(&member, &mut members)?;
+        layer.place(&member, &mut members).map_err(|error| naming(&member, error))?;
     }
     members.drain()?;
     layer.link_late()?;
     layer.tree.finish()?;
     Ok(layer.notes())
+}
+
+/// Names the entry in its error, unless that does so itself.
+fn naming(member: &Member, error: Error) -> Error {
+    let entry = format!("'{}'", shown(&member.path));
+    if error.what.contains(&entry) { error } else { error.while_doing(entry) }
 }
 
 /// A path as the tar has it, without `/` in front, doubled or behind, and without `.`; refused with `..`.
@@ -92,7 +85,7 @@ fn clean(path: &[u8], limits: &Limits) -> Result<Vec<u8>, Error> {
         depth += 1;
     }
     match depth > limits.depth {
-        true => Err(over_limit(path, "depth", limits.depth, "directories in each other")),
+        true => Err(over_limit(path, "--max-path-depth", limits.depth, "directories in each other")),
         false => Ok(clean),
     }
 }
@@ -101,6 +94,7 @@ fn clean(path: &[u8], limits: &Limits) -> Result<Vec<u8>, Error> {
 struct Layer<'a> {
     tree: Tree,
     limits: &'a Limits,
+    expansion: &'a Expansion,
     bytes: u64,
     xattrs_left_out: u64,
 }
@@ -146,9 +140,8 @@ impl Layer<'_> {
                 .likely("the layer was made by a broken tool, or it is hostile"));
         }
         let root = self.tree.root().try_clone_to_owned().map_err(crate::error::failed("open", "the root"))?;
-        let directory = Directory { mtime: member.mtime, ..Directory::default() };
-        self.tree.directories.insert(Vec::new(), directory);
-        self.attributes(Target::File(root.as_fd(), b""), member, member.mode, None)
+        self.tree.directories.insert(Vec::new(), Directory::named(member));
+        self.attributes(Target::File(root.as_fd(), b""), member, member.mode & !SETGID, None)
     }
 
     fn directory(&mut self, path: &[u8], member: &Member) -> Result<(), Error> {
@@ -172,22 +165,30 @@ impl Layer<'_> {
                 repeated(&TOLD, MakeDirectory { at, mode }, WHY)?;
             }
         }
-        let directory = Directory { mtime: member.mtime, opaque, ..Directory::default() };
-        self.tree.remember(path, directory)?;
+        self.tree.remember(path, Directory { opaque, ..Directory::named(member) })?;
         if in_place {
             self.tree.opaque(path)?;
         }
-        if made == Some(member.mode) && self.is_roots(member) && member.xattrs.is_empty() {
+        if made == Some(member.mode & !SETGID) && self.is_roots(member) && member.xattrs.is_empty() {
             return Ok(()); // mkdirat has said it all
         }
         let opened = open_directory(At { dir: self.tree.open(split(path).0)?, path })?;
-        self.attributes(Target::File(opened.as_fd(), path), member, member.mode, made)
+        self.attributes(Target::File(opened.as_fd(), path), member, member.mode & !SETGID, made)
     }
 
     fn file<R: Read>(&mut self, path: &[u8], member: &Member, members: &mut Members<R>) -> Result<(), Error> {
         self.bytes = self.bytes.saturating_add(member.size);
         if self.bytes > self.limits.total_bytes {
-            return Err(over_limit(path, "total_bytes", self.limits.total_bytes, "bytes in files, holes included"));
+            return Err(over_limit(
+                path,
+                "--max-layer-size",
+                self.limits.total_bytes,
+                "bytes in files, holes included",
+            ));
+        }
+        if member.pieces.is_some() {
+            // What is written came out of the blob and was checked there; of holes only their size is known.
+            self.expansion.check(self.bytes)?;
         }
         // Created with its final mode where that takes no second call; setuid only after the owner is right.
         let mode = member.mode & 0o777;
@@ -273,6 +274,7 @@ impl Layer<'_> {
             return Ok(());
         }
         self.tree.displace(path)?;
+        self.tree.charge(path, path.len() + target.len())?;
         self.tree.links.insert(path.to_vec(), target);
         Ok(())
     }
@@ -332,8 +334,10 @@ impl Layer<'_> {
 
     /// Links whose target came after them in the tar are made now; the others are for the fix-up.
     fn link_late(&mut self) -> Result<(), Error> {
-        for (path, target) in self.tree.links.clone() {
-            self.link(&path, &target)?;
+        for (path, target) in std::mem::take(&mut self.tree.links) {
+            if !self.link(&path, &target)? {
+                self.tree.links.insert(path, target);
+            }
         }
         Ok(())
     }
@@ -438,6 +442,9 @@ impl Layer<'_> {
 }
 
 const TIMES_WHY: &str = "make, python and others compare times; the same layer must give the same files";
+
+/// On a directory: what is made in it belongs to its group.
+const SETGID: u32 = 0o2000;
 
 /// An access list that a directory hands on to what is made in it: set last, or our own files would inherit it.
 pub const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";

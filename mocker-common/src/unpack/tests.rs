@@ -150,6 +150,31 @@ fn files_directories_and_links_come_out_as_the_tar_has_them() {
 }
 
 #[test]
+fn a_directory_with_setgid_gives_its_group_to_nothing() {
+    let mut shared = header(b'5', b"shared", 0o2775);
+    shared.set_gid(50);
+    let mut top = header(b'5', b"./", 0o2755);
+    top.set_gid(60);
+    let layer = unpacked(
+        Archive::new()
+            .raw(top, b"")
+            .raw(shared.clone(), b"")
+            .file("shared/file", b"root's")
+            .dir("shared/dir", 0o755)
+            .file("shared/implicit/x", b"")
+            .symlink("shared/link", "x")
+            .node(b'6', "shared/fifo", (0, 0))
+            .file("top", b"")
+            .raw(shared, b""),
+    );
+    assert_eq!((layer.mode("shared"), layer.stat("shared").gid()), (0o2775, 50));
+    assert_eq!((layer.mode(""), layer.stat("").gid()), (0o2755, 60));
+    for path in ["shared/file", "shared/dir", "shared/implicit", "shared/link", "shared/fifo", "top"] {
+        assert_eq!((layer.stat(path).gid(), layer.mode(path) & 0o2000), (0, 0), "{path}");
+    }
+}
+
+#[test]
 fn extensions_of_the_format_are_obeyed() {
     let long = format!("{}/{}", "d".repeat(200), "f".repeat(255));
     let large = u64::from(u32::MAX - 1);
@@ -617,29 +642,34 @@ fn each_limit_is_named_by_its_error() {
     let parents = Archive::new().file("1/2/3/x", b"").file("4/5/6/x", b"").file("7/8/9/x", b"");
     let names =
         (0..4).fold(Archive::new(), |archive, number| archive.dir(&format!("{number}{}", "n".repeat(90)), 0o755));
+    let whiteouts =
+        (0..4).fold(Archive::new(), |archive, number| archive.file(&format!(".wh.{number}{}", "n".repeat(90)), b""));
+    let links = (0..4).fold(Archive::new(), |archive, number| archive.hard(&format!("{number}"), &"n".repeat(99)));
     let cases: Vec<(&str, Vec<u8>)> = vec![
-        ("header_bytes", endless(b'L')),
-        ("header_bytes", endless(b'K')),
-        ("header_bytes", endless(b'x')),
-        ("header_bytes", endless(b'g')),
-        ("total_bytes", Archive::new().pax(b'x', &sparse).file("x", b"").end()),
-        ("total_bytes", {
+        ("--max-header-size", endless(b'L')),
+        ("--max-header-size", endless(b'K')),
+        ("--max-header-size", endless(b'x')),
+        ("--max-header-size", endless(b'g')),
+        ("--max-layer-size", Archive::new().pax(b'x', &sparse).file("x", b"").end()),
+        ("--max-layer-size", {
             let mut head = header(b'0', b"x", 0o644);
             head.set_size(2 << 40);
             Archive::new().raw(head, b"").bytes
         }),
-        ("entries", many.end()),
-        ("entries", parents.end()),
-        ("depth", Archive::new().file(&deep, b"").end()),
-        ("depth", Archive::new().symlink("l", "a/b/c/d/e").file("l/x", b"").end()),
-        ("names_bytes", names.end()),
+        ("--max-layer-entries", many.end()),
+        ("--max-layer-entries", parents.end()),
+        ("--max-path-depth", Archive::new().file(&deep, b"").end()),
+        ("--max-path-depth", Archive::new().symlink("l", "a/b/c/d/e").file("l/x", b"").end()),
+        ("--max-names-size", names.end()),
+        ("--max-names-size", whiteouts.end()),
+        ("--max-names-size", links.end()),
     ];
     for (name, bytes) in cases {
         let scratch = scratch();
         // Behind a bomb's header the stream goes on for ever; reading it would be the failure.
         let stream = bytes.chain(std::io::repeat(b'n').take(4 << 20));
         let error = unpack(stream, &scratch.path().join("layer"), &limits).unwrap_err();
-        assert!(error.what.contains(&format!("({name})")), "{name}: {error}");
+        assert!(error.hint.ends_with(name) && error.what.contains("limit"), "{name}: {error}");
     }
 }
 

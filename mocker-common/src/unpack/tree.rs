@@ -21,9 +21,10 @@ use super::calls::{
     At, ChangeMode, ChangeOwner, MakeDirectory, OpenBeneath, OpenRoot, Remove, SetTimes, SetXattr, Target, repeated,
     split,
 };
-use super::member::Time;
+use super::limits::over_limit;
+use super::member::{Member, Time};
 use super::notes::shown;
-use super::{DEFAULT_ACL, Limits};
+use super::{DEFAULT_ACL, Limits, SETGID};
 
 /// How overlayfs' marks are written: with root's attributes, or with those an ordinary user may set (and mounts with
 /// `userxattr`). A kernel reads only one of the two.
@@ -66,6 +67,16 @@ pub struct Directory {
     pub opaque: bool,
     /// Set when the layer is complete, too: files made in the directory would inherit it.
     pub default_acl: Option<Vec<u8>>,
+    /// A mode with setgid, which comes last as well: what is made in such a directory gets its group.
+    pub setgid_mode: Option<u32>,
+}
+
+impl Directory {
+    /// What is left for the end of a directory that this entry names.
+    pub fn named(member: &Member) -> Self {
+        let setgid_mode = (member.mode & SETGID != 0).then_some(member.mode);
+        Directory { mtime: member.mtime, setgid_mode, ..Directory::default() }
+    }
 }
 
 /// A layer's tree. Paths in it are real ones: no component but the last is a link.
@@ -85,7 +96,7 @@ pub struct Tree {
     pub links: BTreeMap<Vec<u8>, Vec<u8>>,
     pub opaque_root: bool,
     pub entries: u64,
-    /// Bytes of memory that the names of directories take.
+    /// Bytes of memory that names take: of directories, whiteouts, links without a target.
     names: u64,
 }
 
@@ -132,7 +143,7 @@ impl Tree {
     pub fn count(&mut self, path: &[u8]) -> Result<(), Error> {
         self.entries += 1;
         if self.entries > self.limits.entries {
-            return Err(over_limit(path, "entries", self.limits.entries, "files"));
+            return Err(over_limit(path, "--max-layer-entries", self.limits.entries, "files"));
         }
         Ok(())
     }
@@ -269,14 +280,11 @@ impl Tree {
     pub fn remember(&mut self, path: &[u8], directory: Directory) -> Result<(), Error> {
         let depth = path.iter().filter(|byte| **byte == b'/').count() + 1;
         if depth as u64 > self.limits.depth {
-            return Err(over_limit(path, "depth", self.limits.depth, "directories in each other"));
+            return Err(over_limit(path, "--max-path-depth", self.limits.depth, "directories in each other"));
         }
         let known = self.directories.insert(path.to_vec(), directory).is_some();
         if !known {
-            self.names += path.len() as u64 + 64;
-            if self.names > self.limits.names_bytes {
-                return Err(over_limit(path, "names_bytes", self.limits.names_bytes, "bytes of directory names"));
-            }
+            self.charge(path, path.len())?;
         }
         if self.opaque_root && !path.is_empty() && !path.contains(&b'/') {
             // The mark set on the root counts for what comes later, too.
@@ -286,6 +294,15 @@ impl Tree {
             return marked;
         }
         Ok(())
+    }
+
+    /// Counts what is kept in memory until the layer is complete. What is forgotten again stays counted.
+    pub fn charge(&mut self, path: &[u8], bytes: usize) -> Result<(), Error> {
+        self.names += bytes as u64 + 64;
+        match self.names > self.limits.names_bytes {
+            true => Err(over_limit(path, "--max-names-size", self.limits.names_bytes, "bytes of names to be kept")),
+            false => Ok(()),
+        }
     }
 
     /// Removes what stands at a real path, and all memory of it.
@@ -354,6 +371,7 @@ impl Tree {
         static TOLD: AtomicBool = AtomicBool::new(false);
         const WHY: &str = "each file made in a directory changed its time, so directories come last, the deepest first";
         const ACL_WHY: &str = "files made in the directory would have inherited it, so it comes after them";
+        const MODE_WHY: &str = "with setgid on it, the directory would have given its group to the files made in it";
         let directories = std::mem::take(&mut self.directories);
         for (path, directory) in directories.iter().rev() {
             let dir = self.open(split(path).0)?;
@@ -361,6 +379,9 @@ impl Tree {
                 b"" => Target::File(dir, b""),
                 _ => Target::Name(At { dir, path }),
             };
+            if let Some(mode) = directory.setgid_mode {
+                step(ChangeMode { target, mode }).because(MODE_WHY)?;
+            }
             if let Some(value) = &directory.default_acl {
                 let done = step(SetXattr { target, name: DEFAULT_ACL, value }).because(ACL_WHY);
                 if !matches!(done, Err(Error { errno: libc::EOPNOTSUPP, .. })) {
@@ -409,12 +430,6 @@ pub fn look_at(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Found, Errno> {
 
 fn unreadable(path: &[u8], errno: Errno) -> Error {
     crate::error::failed("look at the layer's", shown(path))(errno.into())
-}
-
-pub fn over_limit(path: &[u8], name: &str, limit: u64, of: &str) -> Error {
-    Error::new(format!("cannot unpack the layer: '{}' goes over the limit of {limit} {of} ({name})", shown(path)))
-        .why("a few kilobytes of hostile archive could otherwise fill the disk or the memory")
-        .likely("the layer is hostile; no image is known that needs more")
 }
 
 /// The process's umask. Asking umask(2) would change it under the other threads, so it is read from /proc; where that

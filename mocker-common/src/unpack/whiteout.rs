@@ -73,6 +73,7 @@ impl Tree {
             Found::Nothing => {
                 let at = At { dir: self.open(split(path).0)?, path };
                 repeated(&TOLD, MakeNode { at, kind: FileType::CharacterDevice, mode: 0, device: (0, 0) }, WHY)?;
+                self.charge(path, path.len())?;
                 self.whiteouts.insert(path.to_vec());
                 Ok(())
             }

@@ -22,6 +22,7 @@ use mocker_common::error::{Error, failed};
 use mocker_common::explain;
 use mocker_common::store::Temporary;
 use mocker_common::unpack::compression;
+use mocker_common::unpack::limits::Expansion;
 use mocker_common::unpack::{self, Limits};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
@@ -64,19 +65,23 @@ impl Pass<'_> {
         let (empty, emptied) = channel();
         let hopeless = Arc::new(AtomicBool::new(false));
 
+        let expansion = Expansion::of(&self.work.limits);
         let ended = Ended(Arc::default());
         let (blob, kept) = self.open(incoming, &ended)?;
         let reading = spawn_blocking({
             let (path, layer, wrong, hopeless) =
                 (self.blob(), layer.clone(), self.source.wrong_digest(), hopeless.clone());
-            move || read_blob(blob, &path, &layer, wrong, Buffers { full, emptied }, &hopeless)
+            let buffers = Buffers { full, emptied, expansion: expansion.clone() };
+            move || read_blob(blob, &path, &layer, wrong, buffers, &hopeless)
         });
         let writing = spawn_blocking({
-            let (diff_id, place) = (layer.diff_id.clone(), place.clone());
+            let (diff_id, place, name) = (layer.diff_id.clone(), place.clone(), layer.blob.digest.short().to_string());
+            let limits = self.work.limits.clone();
             move || {
                 let mut tar =
                     Tar { filled, empty, buffer: Vec::new(), at: 0, end: 0, hash: Sha256::new(), over: false };
-                let written = write_files(&mut tar, &diff_id, place.path(), wanted.files);
+                let written = write_files(&mut tar, &diff_id, place.path(), wanted.files, (&limits, &expansion));
+                let written = written.map_err(|error| error.while_doing(format_args!("layer {name}")));
                 // A failed system call ends the pass; a bad archive does not, since a wrong digest may explain it.
                 hopeless.store(written.as_ref().is_err_and(|error| error.errno != 0), Relaxed);
                 written
@@ -200,7 +205,7 @@ fn undecodable(layer: &Layer, cause: &io::Error) -> Error {
 /// Fills buffers with uncompressed tar until the blob has no more.
 fn decompress(blob: &mut Blob, buffers: Buffers) -> io::Result<()> {
     let compression = compression::of(blob.first()?);
-    let mut tar = compression::reader(compression, blob)?;
+    let mut tar = compression::bounded(compression, blob, &buffers.expansion)?;
     let mut fresh = BUFFERS + 2;
     loop {
         let mut buffer = match buffers.emptied.try_recv() {
@@ -232,6 +237,7 @@ fn decompress(blob: &mut Blob, buffers: Buffers) -> io::Result<()> {
 struct Buffers {
     full: SyncSender<(Vec<u8>, usize)>,
     emptied: Receiver<Vec<u8>>,
+    expansion: Expansion,
 }
 
 /// Tells the threads of a pass when nobody waits for them any more.
@@ -244,14 +250,20 @@ impl Drop for Ended {
 }
 
 /// Thread B: makes files of the tar, and notes of what it left open.
-fn write_files(tar: &mut Tar, diff_id: &DiffId, place: &Path, wanted: bool) -> Result<(), Error> {
+fn write_files(
+    tar: &mut Tar,
+    diff_id: &DiffId,
+    place: &Path,
+    wanted: bool,
+    (limits, expansion): (&Limits, &Expansion),
+) -> Result<(), Error> {
     if !wanted {
         io::copy(tar, &mut io::sink()).map_err(failed("read", "the layer"))?;
         return tar.check(diff_id);
     }
     let files = place.join("files");
     fs::create_dir(&files).map_err(failed("make directory", files.display()))?;
-    let notes = unpack::unpack(&mut *tar, &files, &Limits::default())?;
+    let notes = unpack::unpack_blob(&mut *tar, &files, limits, expansion)?;
     tar.check(diff_id)?;
     let path = place.join("notes");
     let written = File::create_new(&path).and_then(|file| Ok(serde_json::to_writer(file, &notes)?));
