@@ -30,17 +30,17 @@ const TOOL: &str = "mocker-images";
 fn main() -> ExitCode {
     let args = Args::parse();
     explain::begin(args.explain.explain, "images");
-    let store = Store::open();
-    let result = match args.command.unwrap_or(Command::List { json: args.json }) {
+    let command = args.command.unwrap_or(Command::List { json: args.json });
+    let result = Store::open().and_then(|store| match command {
         Command::List { json } => list::list(&store, json || args.json),
         Command::Get { reference } => get::get(&store, &reference),
         Command::Inspect { references } => inspect::inspect(&store, &references),
         Command::Tag { source, new } => tag::tag(&store, &source, &new),
         Command::Rm { references } => remove::remove(&store, &references),
         Command::Prune => remove::prune(&store),
-        Command::Verify { references } => verify::verify(&store, &references),
+        Command::Verify { references, options } => verify::verify(&store, &references, options),
         Command::Mount { stage } => mount::mount(&store, &stage),
         Command::Delete { ids } => mount::delete_all(&store, &ids),
-    };
+    });
     stage::conclude(TOOL, result)
 }

@@ -14,7 +14,7 @@ use clap::Parser;
 use mocker_common::document::Document;
 use mocker_common::error::Error;
 use mocker_common::stage::HeldSignals;
-use mocker_common::store::Store;
+use mocker_common::store::{Claim, Store};
 use mocker_common::{explain, stage};
 use mocker_pull::platform::Platform;
 use mocker_pull::progress::Progress;
@@ -32,9 +32,8 @@ fn main() -> ExitCode {
 }
 
 fn recipe(args: &Args) -> Result<(), Error> {
-    let store = Store::open();
+    let store = Store::open()?;
     store.ensure()?;
-    let _contents = store.hold_contents()?; // nothing is pruned until what needs it is listed
     let signals = HeldSignals::hold()?;
 
     // One thread waits for the network; others, made where they are needed, hash and write.
@@ -59,8 +58,9 @@ async fn pull_all(args: &Args, store: &Store) -> Result<(), Error> {
     let transport = Arc::new(Transport::new(args.timeout));
     let progress = Arc::new(Progress::new(args.quiet));
     let platform = args.platform.clone().unwrap_or_else(Platform::of_this_machine);
+    let claim = Claim::begin(store)?; // nothing that we rely on is pruned until the last document is written
     for reference in &args.references {
-        let image = pull::pull(store, &transport, &progress, reference, &platform).await?;
+        let image = pull::pull(store, &claim, &transport, &progress, reference, &platform).await?;
         if args.document || !std::io::stdout().is_terminal() {
             let document = image.document(store)?;
             if args.references.len() == 1 { stage::write(&document)? } else { write_line(&document)? }

@@ -8,7 +8,7 @@ use mocker_common::error::{Error, failed};
 use mocker_common::image::{Config, Image};
 use mocker_common::publish;
 use mocker_common::reference::Reference;
-use mocker_common::store::{INDEX_DIGEST, STORED_AT, Store, Temporary};
+use mocker_common::store::{Claim, Entry, INDEX_DIGEST, STORED_AT, Store, Temporary};
 use mocker_common::unpack::fixup;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -29,6 +29,7 @@ const NESTED: usize = 4;
 /// Pulls an image. Afterwards it and all its parts are in the store, or the store's index is as before.
 pub async fn pull(
     store: &Store,
+    claim: &Claim,
     transport: &Arc<Transport>,
     progress: &Arc<Progress>,
     reference: &Reference,
@@ -40,15 +41,19 @@ pub async fn pull(
 
     let (document, index) = resolve(&repository, reference, wanted).await?;
     let manifest = Manifest::read(&document.json).map_err(|error| error.while_doing(&name))?;
+    // Until the index keeps it the claim does: nothing of it is pruned meanwhile.
+    let blobs = manifest.layers.iter().chain([&manifest.config]).map(|part| &part.digest);
+    claim.blobs(blobs.chain([&document.digest]))?;
     let mut staged = Staged::begin(store)?;
     let config = fetch_config(store, &repository, &manifest.config, &mut staged).await?;
     let platform = check_platform(&name, &config, wanted)?;
     let layers = manifest.layers_of(&config).map_err(|error| error.while_doing(&name))?;
     staged.put(&document.digest, &document.bytes)?;
 
+    let diff_ids: Vec<DiffId> = layers.iter().map(|layer| layer.diff_id.clone()).collect();
+    claim.layers(&diff_ids)?;
     let work = Arc::new(Work::new(store.clone(), repository, progress.clone()));
     fetch_layers(&work, &layers).await?;
-    let diff_ids: Vec<DiffId> = layers.into_iter().map(|layer| layer.diff_id).collect();
     fixup::build(store, &diff_ids)?;
     staged.publish(&work).await?;
 
@@ -63,30 +68,33 @@ pub async fn pull(
     if let Some(index) = index {
         descriptor["annotations"][INDEX_DIGEST] = index.into();
     }
-    match is_listed(store, reference, &descriptor)? {
-        true => progress.say(&format!("{name}: unchanged {}", document.digest)),
-        false => {
+    let entry = match listed(store, reference, &descriptor)? {
+        Some(entry) => {
+            progress.say(&format!("{name}: unchanged {}", document.digest));
+            entry
+        }
+        None => {
             for directory in ["image/blobs/sha256", "layers/sha256", "fixups/sha256"] {
                 publish::to_disk_by_name(&store.root().join(directory))?;
             }
-            store.list_image(reference, descriptor)?;
+            let entry = store.list_image(reference, descriptor)?;
             progress.say(&format!("{name}: stored {}", document.digest));
+            entry
         }
-    }
-
-    let listed = store.entries()?.into_iter().find(|entry| entry.reference == reference.to_string());
-    let entry = listed.ok_or_else(|| Error::new(format!("cannot find {name}: it was removed while it was pulled")))?;
+    };
     Image::read(store, entry)
 }
 
-/// Whether the index has it so already, but for when it was stored.
-fn is_listed(store: &Store, reference: &Reference, descriptor: &Value) -> Result<bool, Error> {
+/// The image, if the index has it so already but for when it was stored.
+fn listed(store: &Store, reference: &Reference, descriptor: &Value) -> Result<Option<Entry>, Error> {
     let text = reference.to_string();
-    let entries = store.entries()?;
-    let Some(entry) = entries.iter().find(|entry| entry.reference == text) else { return Ok(false) };
-    let same = |pointer: &str| entry.descriptor.pointer(pointer) == descriptor.pointer(pointer);
-    let index = &entry.descriptor["annotations"][INDEX_DIGEST];
-    Ok(same("/digest") && same("/platform") && *index == descriptor["annotations"][INDEX_DIGEST])
+    let found = store.entries()?.into_iter().find(|entry| entry.reference == text);
+    let same = |entry: &Entry| {
+        let keeps = |pointer: &str| entry.descriptor.pointer(pointer) == descriptor.pointer(pointer);
+        let index = &entry.descriptor["annotations"][INDEX_DIGEST];
+        keeps("/digest") && keeps("/size") && keeps("/platform") && *index == descriptor["annotations"][INDEX_DIGEST]
+    };
+    Ok(found.filter(same))
 }
 
 /// The manifest and the config, on their way into the store: they share the layers' sync.
