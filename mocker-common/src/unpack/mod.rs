@@ -356,6 +356,13 @@ impl Layer<'_> {
         static OWNER: AtomicBool = AtomicBool::new(false);
         static MODE: AtomicBool = AtomicBool::new(false);
         static XATTR: AtomicBool = AtomicBool::new(false);
+        let mode = match self.tree.directories.get_mut(target.path()) {
+            Some(directory) if mode & 0o2000 != 0 => {
+                directory.setgid = true;
+                mode & !0o2000
+            }
+            _ => mode,
+        };
         if !self.is_roots(member) || (made.is_none() && self.tree.form == Form::Root) {
             let call = ChangeOwner { target, uid: member.uid, gid: member.gid };
             repeated(&OWNER, call, "the image says whose file this is; services run as users that own little else")?;

@@ -66,6 +66,8 @@ pub struct Directory {
     pub opaque: bool,
     /// Set when the layer is complete, too: files made in the directory would inherit it.
     pub default_acl: Option<Vec<u8>>,
+    /// Set when the layer is complete, for the same reason: what is made in a setgid directory takes its group.
+    pub setgid: bool,
 }
 
 /// A layer's tree. Paths in it are real ones: no component but the last is a link.
@@ -354,6 +356,7 @@ impl Tree {
         static TOLD: AtomicBool = AtomicBool::new(false);
         const WHY: &str = "each file made in a directory changed its time, so directories come last, the deepest first";
         const ACL_WHY: &str = "files made in the directory would have inherited it, so it comes after them";
+        const SETGID_WHY: &str = "files made in it would have taken its group, whatever the tar says; so it comes after them";
         let directories = std::mem::take(&mut self.directories);
         for (path, directory) in directories.iter().rev() {
             let dir = self.open(split(path).0)?;
@@ -366,6 +369,12 @@ impl Tree {
                 if !matches!(done, Err(Error { errno: libc::EOPNOTSUPP, .. })) {
                     done?;
                 }
+            }
+            if directory.setgid {
+                let name = if path.is_empty() { b"." } else { split(path).1 };
+                let now = fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).map_err(|errno| unreadable(path, errno))?;
+                let mode = now.st_mode & 0o7777 | 0o2000;
+                step(ChangeMode { target, mode }).because(SETGID_WHY)?;
             }
             repeated(&TOLD, SetTimes { target, mtime: directory.mtime }, WHY)?;
         }
