@@ -158,7 +158,8 @@ fn differences(model: &Model, root: &Root, xattrs_left_out: u64) -> Result<Vec<S
     let mut found = Vec::new();
     let mut counts = vec![0; model.inodes.len()];
     model.names.values().for_each(|number| counts[*number] += 1);
-    let mut comparison = Comparison { model, left_out: xattrs_left_out, counts, several: Default::default() };
+    let (seen, several) = (vec![false; counts.len()], Default::default());
+    let mut comparison = Comparison { model, left_out: xattrs_left_out, counts, seen, several };
     let mut directory: Option<(Vec<u8>, Root)> = None;
     for (path, number) in &model.names {
         let (parent, name) = split(path);
@@ -193,6 +194,7 @@ struct Comparison<'a> {
     left_out: u64,
     /// how many names each file of the model has
     counts: Vec<u32>,
+    seen: Vec<bool>,
     /// of inodes on disk and files of the model with several names: which is which
     several: (HashMap<u64, usize>, HashMap<usize, u64>),
 }
@@ -227,7 +229,10 @@ impl Comparison<'_> {
         if kind != FileType::Directory && !self.is_same_file(number, found) {
             return Some("is no longer one file with the names that its archive gives it".into());
         }
-        self.attributes(path, wanted, found)
+        match std::mem::replace(&mut self.seen[number], true) {
+            true => None, // another name of it
+            false => self.attributes(path, wanted, found),
+        }
     }
 
     /// Whether names of one file lead to one inode, and those of two to two.
