@@ -20,6 +20,7 @@ mod hub;
 mod lab;
 mod programs;
 mod registry;
+pub mod scripted;
 mod snapshot;
 mod terminal;
 

@@ -1,13 +1,11 @@
 //! mocker-pull against a real registry, and against ones that break the rules.
 
-mod scripted;
-
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use scripted::{Answer, Asked, Image, Scripted};
 use serde_json::json;
+use tests::scripted::{Answer, Asked, Image, Scripted};
 use tests::{Lab, Output, Registry};
 
 /// Ends the test unless the store has nothing that a failed pull could have left behind or made visible.

@@ -8,7 +8,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tests::{Lab, Registry, project};
+
+use crate::lab::Lab;
+use crate::programs::project;
+use crate::registry::Registry;
 
 /// One request.
 #[derive(Clone, Debug)]
