@@ -1,12 +1,14 @@
 //! Which layers somebody stands on: those of every overlay that is mounted, in any mount namespace, and those that the
 //! documents kept with containers name.
 //!
-//! A layer is known by the last part of its path, its digest: the rest may be spelled by another way to the same store.
+//! A layer is known by the last part of its path, its digest, and by its inode where the path leads to one: the same
+//! store may be reached in several ways, and two stores may have the same layer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -16,7 +18,8 @@ use crate::store::Store;
 /// The layers and fix-ups in use, and by whom.
 #[derive(Debug, Default)]
 pub struct InUse {
-    by: BTreeMap<OsString, BTreeSet<String>>,
+    /// by the last part of the path: the whole path, and who
+    by: BTreeMap<OsString, BTreeSet<(PathBuf, String)>>,
     /// An overlay is mounted whose layers cannot be told: then every layer is in use.
     unknown: BTreeSet<String>,
 }
@@ -45,8 +48,12 @@ impl InUse {
 
     /// Who stands on a layer or a fix-up; empty if nobody does.
     pub fn users(&self, path: &Path) -> BTreeSet<String> {
+        let inode = |path: &Path| fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino())).ok();
+        let own = inode(path);
         let known = path.file_name().and_then(|name| self.by.get(name)).into_iter().flatten();
-        known.chain(&self.unknown).cloned().collect()
+        // A path of another mount namespace may lead nowhere here; then the digest decides.
+        let same = known.filter(|(other, _)| inode(other).is_none_or(|other| Some(other) == own));
+        same.map(|(_, user)| user).chain(&self.unknown).cloned().collect()
     }
 
     /// Who has mounted an overlay whose layers cannot be told.
@@ -56,7 +63,7 @@ impl InUse {
 
     fn add(&mut self, layer: &Path, user: &str) {
         if let Some(name) = layer.file_name() {
-            self.by.entry(name.to_os_string()).or_default().insert(user.into());
+            self.by.entry(name.to_os_string()).or_default().insert((layer.into(), user.into()));
         }
     }
 
@@ -65,9 +72,8 @@ impl InUse {
         const MARK: &[u8] = b" - overlay ";
         let Some(at) = line.windows(MARK.len()).position(|window| window == MARK) else { return };
         let options = line.rsplit(|byte| *byte == b' ').next().unwrap_or_default();
-        let values = |key: &'static [u8]| {
-            options.split(|byte| *byte == b',').filter_map(move |option| option.strip_prefix(key))
-        };
+        let values =
+            |key: &'static [u8]| options.split(|byte| *byte == b',').filter_map(move |option| option.strip_prefix(key));
         let place = line[..at].split(|byte| *byte == b' ').nth(4).unwrap_or_default();
         let user = values(b"upperdir=").next().and_then(container).unwrap_or_else(|| path(place).display().to_string());
         let old = values(b"lowerdir=").flat_map(|paths| paths.split(|byte| *byte == b':'));

@@ -16,8 +16,11 @@ use mocker_pull::platform::Platform;
 #[command(name = "mocker-pull", version, after_help = EXAMPLES)]
 pub struct Args {
     /// nginx, nginx:1.27, quay.io/org/app:v2, localhost:5000/a/b@sha256:…
-    #[arg(value_name = "REF", required = true)]
+    #[arg(value_name = "REF", required_unless_present = "repair")]
     pub references: Vec<Reference>,
+    /// Fetch or unpack again what the findings on standard input name: mocker-images verify --json | mocker-pull --repair
+    #[arg(long, conflicts_with = "references")]
+    pub repair: bool,
     /// The image for another platform than this machine's: linux/arm64, linux/arm/v7
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     pub platform: Option<Platform>,
@@ -47,6 +50,7 @@ Examples:
   { mocker-images get nginx || mocker-pull nginx; } | mocker-exec     run it, pulled if need be
   mocker-pull --platform linux/arm64 debian | jq .annotations
   mocker-pull nginx redis | jq -r .mocker.image.manifest   several: a document a line, in order
+  mocker-images verify --json | mocker-pull --repair       make good what is damaged in the store
   mocker-pull --explain busybox > /dev/null                see each step of the protocol
 
 Credentials are read where docker login and podman login keep them: $REGISTRY_AUTH_FILE, else

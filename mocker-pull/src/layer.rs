@@ -136,7 +136,7 @@ fn has_files(store: &Store, layer: &Layer) -> bool {
 
 /// Takes the locks of the blob and of the files, which are one and the same where a layer is not compressed. All take
 /// them in the order of their names, so nobody waits in a circle.
-async fn lock(store: &Store, layer: &Layer, bar: &Bar<'_>) -> Result<Vec<Lock>, Error> {
+pub(crate) async fn lock(store: &Store, layer: &Layer, bar: &Bar<'_>) -> Result<Vec<Lock>, Error> {
     let mut names = [layer.blob.digest.hex(), layer.diff_id.0.hex()];
     names.sort();
     let distinct = if names[0] == names[1] { &names[..1] } else { &names[..] };
@@ -156,13 +156,19 @@ async fn lock(store: &Store, layer: &Layer, bar: &Bar<'_>) -> Result<Vec<Lock>, 
 
 /// What of a layer is missing in the store.
 #[derive(Clone, Copy)]
-struct Wanted {
-    blob: bool,
-    files: bool,
+pub(crate) struct Wanted {
+    pub blob: bool,
+    pub files: bool,
 }
 
 /// The one pass. Leaves `blob`, `files` and `notes` in `place`, as far as they are wanted, both digests checked.
-async fn pass(work: &Work, layer: &Layer, place: &Arc<Temporary>, wanted: Wanted, bar: &Bar<'_>) -> Result<(), Error> {
+pub(crate) async fn pass(
+    work: &Work,
+    layer: &Layer,
+    place: &Arc<Temporary>,
+    wanted: Wanted,
+    bar: &Bar<'_>,
+) -> Result<(), Error> {
     let (chunks, incoming) = mpsc::channel(CHUNKS);
     let (full, filled) = sync_channel(BUFFERS);
     let (empty, emptied) = channel();

@@ -7,3 +7,4 @@ pub mod platform;
 pub mod progress;
 pub mod pull;
 pub mod registry;
+pub mod repair;

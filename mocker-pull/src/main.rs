@@ -20,6 +20,7 @@ use mocker_pull::platform::Platform;
 use mocker_pull::progress::Progress;
 use mocker_pull::pull;
 use mocker_pull::registry::transport::Transport;
+use mocker_pull::repair;
 
 use args::Args;
 
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
 fn recipe(args: &Args) -> Result<(), Error> {
     let store = Store::open()?;
     store.ensure()?;
+    let findings = if args.repair { Some(repair::read()?) } else { None };
     let signals = HeldSignals::hold()?;
 
     // One thread waits for the network; others, made where they are needed, hash and write.
@@ -42,7 +44,7 @@ fn recipe(args: &Args) -> Result<(), Error> {
     let local = tokio::task::LocalSet::new();
     let result = local.block_on(&runtime, async {
         tokio::select! {
-            result = pull_all(args, &store) => result,
+            result = work(args, &store, findings) => result,
             error = interrupted(&signals) => Err(error),
         }
     });
@@ -54,9 +56,12 @@ fn recipe(args: &Args) -> Result<(), Error> {
     result
 }
 
-async fn pull_all(args: &Args, store: &Store) -> Result<(), Error> {
+async fn work(args: &Args, store: &Store, findings: Option<Vec<repair::Finding>>) -> Result<(), Error> {
     let transport = Arc::new(Transport::new(args.timeout));
     let progress = Arc::new(Progress::new(args.quiet));
+    if let Some(findings) = findings {
+        return repair::repair(store, &transport, &progress, &findings).await;
+    }
     let platform = args.platform.clone().unwrap_or_else(Platform::of_this_machine);
     let claim = Claim::begin(store)?; // nothing that we rely on is pruned until the last document is written
     for reference in &args.references {

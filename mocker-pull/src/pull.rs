@@ -22,7 +22,7 @@ use crate::registry::transport::Transport;
 use crate::registry::{Document, Repository};
 
 /// The largest config that is read into memory.
-const CONFIG_LIMIT: u64 = 8 << 20;
+pub(crate) const CONFIG_LIMIT: u64 = 8 << 20;
 /// Indexes within indexes are legal; more than this is a circle or a joke.
 const NESTED: usize = 4;
 

@@ -28,7 +28,10 @@ pub fn check(root: &Path) -> Result<(), Error> {
             let maker = words.next().map(|version| format!(" {version}")).unwrap_or_default();
             Err(refused(format!("mocker{maker} has made it in layout {number}, and this one knows layout {LAYOUT}"))
                 .why("read by the wrong rules, images could be taken for leftovers and removed")
-                .hint(format!("a mocker as new as that one, or a store of its own: MOCKER_ROOT={}-{LAYOUT}", root.display())))
+                .hint(format!(
+                    "a mocker as new as that one, or a store of its own: MOCKER_ROOT={}-{LAYOUT}",
+                    root.display()
+                )))
         }
         _ => Err(refused(format!("{} holds no number", path.display()))
             .why("it says by which rules the store is read")
@@ -56,7 +59,9 @@ mod tests {
         assert!(check(&scratch.path().join("absent")).is_ok());
         mark(scratch.path()).unwrap();
         assert!(check(scratch.path()).is_ok());
-        for (text, word) in [("2 9.9.9\n", "mocker 9.9.9 has made it in layout 2"), ("7", "layout 7"), ("x", "no number")] {
+        for (text, word) in
+            [("2 9.9.9\n", "mocker 9.9.9 has made it in layout 2"), ("7", "layout 7"), ("x", "no number")]
+        {
             fs::write(scratch.path().join(FILE), text).unwrap();
             let error = mark(scratch.path()).unwrap_err().to_string();
             assert!(error.contains(word), "{error}");

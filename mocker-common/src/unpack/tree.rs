@@ -356,7 +356,8 @@ impl Tree {
         static TOLD: AtomicBool = AtomicBool::new(false);
         const WHY: &str = "each file made in a directory changed its time, so directories come last, the deepest first";
         const ACL_WHY: &str = "files made in the directory would have inherited it, so it comes after them";
-        const SETGID_WHY: &str = "files made in it would have taken its group, whatever the tar says; so it comes after them";
+        const SETGID_WHY: &str =
+            "files made in it would have taken its group, whatever the tar says; so it comes after them";
         let directories = std::mem::take(&mut self.directories);
         for (path, directory) in directories.iter().rev() {
             let dir = self.open(split(path).0)?;

@@ -51,6 +51,12 @@ impl What {
     }
 }
 
+/// Why something cannot be read, behind its path.
+pub fn unreadable(error: std::io::Error) -> String {
+    let text = mocker_common::error::failed("read", "it")(error).what;
+    text.replacen("cannot read it", "cannot be read", 1)
+}
+
 /// What is wrong with one thing, in words.
 #[derive(Clone, Debug, Default)]
 pub struct Damage {

@@ -5,13 +5,12 @@ use std::fs;
 use std::path::PathBuf;
 
 use mocker_common::digest::Digest;
-use mocker_common::error::failed;
 use mocker_common::image::Image;
 use mocker_common::store::{Entry, REF_NAME, Store};
 use serde_json::Value;
 
 use super::archive;
-use super::finding::{Damage, Finding, Findings, What};
+use super::finding::{Damage, Finding, Findings, What, unreadable};
 
 /// The file that says that this is an image layout.
 pub fn layout(store: &Store, findings: &mut Findings) {
@@ -24,7 +23,7 @@ pub fn layout(store: &Store, findings: &mut Findings) {
         Ok(Some(version)) if version == "1.0.0" => return,
         Ok(Some(version)) => format!("says version {version}, not 1.0.0"),
         Ok(None) => "does not say imageLayoutVersion".into(),
-        Err(error) => failed("read", path.display())(error).what,
+        Err(error) => unreadable(error),
     };
     findings.add(Finding { what: What::Layout, digest: None, path, images: Vec::new(), damage: damage.into() });
 }
@@ -42,7 +41,8 @@ pub fn index(store: &Store, findings: &mut Findings) {
     match store.descriptors() {
         Err(error) => {
             let lost = store.copied_descriptors().unwrap_or_default();
-            add(lost.iter().filter_map(name).collect(), error.what.into());
+            let own = format!("cannot read {}", store.index().display());
+            add(lost.iter().filter_map(name).collect(), error.what.replacen(&own, "does not read", 1).into());
         }
         Ok(descriptors) => {
             for descriptor in descriptors {
@@ -92,7 +92,7 @@ pub fn strays(store: &Store, needed: &BTreeSet<PathBuf>, findings: &mut Findings
                 Ok(found) if found == *digest => None,
                 Ok(found) => Some(format!("holds {found}")),
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => None, // somebody has just freed it
-                Err(error) => Some(failed("read", path.display())(error).what),
+                Err(error) => Some(unreadable(error)),
             },
         };
         if let Some(damage) = damage {

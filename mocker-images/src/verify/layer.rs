@@ -18,7 +18,7 @@ use mocker_common::unpack::tree::{Form, join};
 use rustix::fs::FileType;
 
 use super::archive::{self, Hashed};
-use super::finding::Damage;
+use super::finding::{Damage, unreadable};
 use super::model::{Inode, Kind, Model};
 use super::root::{Found, Root};
 
@@ -49,7 +49,7 @@ impl Layer<'_> {
         let mut outcome = Outcome::default();
         match fs::metadata(self.blob) {
             Ok(metadata) => outcome.blob.extend(wrong_size(metadata.len(), self.size)),
-            Err(error) => outcome.blob.add(failed("read", self.blob.display())(error).what),
+            Err(error) => outcome.blob.add(unreadable(error)),
         }
         self.look_for_the_rest(&mut outcome);
         outcome
@@ -71,13 +71,13 @@ impl Layer<'_> {
         let mut blob = match archive::open(self.blob) {
             Ok(blob) => blob,
             Err(error) => {
-                outcome.blob.add(failed("read", self.blob.display())(error).what);
+                outcome.blob.add(unreadable(error));
                 return outcome;
             }
         };
         let compared = self.compare(&mut blob, &outcome);
         if let Err(error) = blob.drain() {
-            outcome.blob.add(failed("read", self.blob.display())(error).what);
+            outcome.blob.add(unreadable(error));
             return outcome;
         }
         let length = blob.length();
@@ -134,7 +134,7 @@ pub fn wrong_size(length: u64, size: Option<u64>) -> Option<String> {
 }
 
 fn read_notes(path: &Path) -> Result<Notes, String> {
-    let bytes = fs::read(path).map_err(|error| failed("read", path.display())(error).what)?;
+    let bytes = fs::read(path).map_err(|error| unreadable(error))?;
     serde_json::from_slice(&bytes).map_err(|error| format!("do not read: {error}"))
 }
 
@@ -223,7 +223,9 @@ impl Comparison<'_> {
         if wanted.kind == Kind::Whiteout {
             return None; // when and by whom it was made says nothing
         }
-        if let Some(content) = wanted.content.as_ref().filter(|content| self.model.names.get(&content.0) == Some(&number)) {
+        if let Some(content) =
+            wanted.content.as_ref().filter(|content| self.model.names.get(&content.0) == Some(&number))
+        {
             return (content.0 == path).then(|| content.1.clone());
         }
         if kind != FileType::Directory && !self.is_same_file(number, found) {

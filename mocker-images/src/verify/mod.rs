@@ -26,7 +26,7 @@ use mocker_common::store::{Claim, Entry, Store};
 use mocker_common::unpack::fixup;
 use serde_json::Value;
 
-use self::finding::{Damage, Finding, Findings, What};
+use self::finding::{Damage, Finding, Findings, What, unreadable};
 use self::layer::{Layer, Outcome};
 use crate::{TOOL, contents, get};
 
@@ -195,7 +195,7 @@ impl Check<'_> {
                 Ok((found != *digest).then(|| format!("holds {found}")).or(wrong_size))
             }),
         };
-        let damage = damage.unwrap_or_else(|error| Some(failed("read", path.display())(error).what));
+        let damage = damage.unwrap_or_else(|error| Some(unreadable(error)));
         let sound = damage.is_none();
         if let Some(damage) = damage {
             self.add(what, Some(digest), image, damage.into());

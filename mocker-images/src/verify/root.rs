@@ -97,7 +97,8 @@ impl Root {
     ) -> Result<Option<String>, Error> {
         const OTHER: &str = "has other contents than in its archive";
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC; // a fifo must not hold us up
-        let opened = self.enter(split(path).0).map(|place| openat(&place.descriptor, split(path).1, flags, Mode::empty()));
+        let opened =
+            self.enter(split(path).0).map(|place| openat(&place.descriptor, split(path).1, flags, Mode::empty()));
         let Some(Ok(file)) = opened.map(|opened| opened.map(File::from)) else { return Ok(None) }; // told when it is looked for
         let wrong = |error| failed("read", String::from_utf8_lossy(path))(error);
         let metadata = file.metadata().map_err(wrong)?;

@@ -158,12 +158,19 @@ fn sample(place: &Path) -> Unpacked {
     let records = [("SCHILY.xattr.user.mark", &b"1"[..]), ("SCHILY.xattr.security.capability", capability)];
     builder.append_pax_extensions(records).unwrap();
     builder.append_data(&mut header(EntryType::Regular, 0o755, 4), "ping", &b"ping"[..]).unwrap();
-    let sparse = [("GNU.sparse.major", &b"1"[..]), ("GNU.sparse.minor", b"0"), ("GNU.sparse.name", b"disk"), ("GNU.sparse.realsize", b"1048576")];
+    let sparse = [
+        ("GNU.sparse.major", &b"1"[..]),
+        ("GNU.sparse.minor", b"0"),
+        ("GNU.sparse.name", b"disk"),
+        ("GNU.sparse.realsize", b"1048576"),
+    ];
     builder.append_pax_extensions(sparse).unwrap();
     let mut data = b"1\n524288\n3\n".to_vec();
     data.resize(512, 0);
     data.extend(b"abc");
-    builder.append_data(&mut header(EntryType::Regular, 0o644, data.len() as u64), "GNUSparseFile.0/disk", &data[..]).unwrap();
+    builder
+        .append_data(&mut header(EntryType::Regular, 0o644, data.len() as u64), "GNUSparseFile.0/disk", &data[..])
+        .unwrap();
     Unpacked::of(&builder.into_inner().unwrap(), place.to_path_buf()).unwrap()
 }
 
@@ -183,43 +190,76 @@ fn every_change_of_a_layer_is_found_and_named() {
         ("etc/motd has other contents", Box::new(|layer| rewrite(&layer.path("etc/motd"), b"HELLO\n"))),
         ("etc/motd has 2 bytes, not 6", Box::new(|layer| rewrite(&layer.path("etc/motd"), b"x\n"))),
         ("etc/motd is missing", Box::new(|layer| fs::remove_file(layer.path("etc/motd")).unwrap())),
-        ("etc/issue has mode 600", Box::new(|layer| fs::set_permissions(layer.path("etc/motd"), fs::Permissions::from_mode(0o600)).unwrap())),
+        (
+            "etc/issue has mode 600",
+            Box::new(|layer| fs::set_permissions(layer.path("etc/motd"), fs::Permissions::from_mode(0o600)).unwrap()),
+        ),
         ("ping belongs to 1:0", Box::new(|layer| chown(layer.path("ping"), Some(1), None).unwrap())),
         ("etc is of @", Box::new(|layer| fs::write(layer.path("etc/more"), "").unwrap())),
         ("etc/more is not in its archive", Box::new(|layer| fs::write(layer.path("etc/more"), "").unwrap())),
-        ("is no longer one file", Box::new(|layer| {
-            let (one, two) = (layer.path("etc/motd"), layer.path("etc/issue"));
-            fs::remove_file(&two).unwrap();
-            assert!(std::process::Command::new("cp").arg("-a").args([one, two]).status().unwrap().success());
-        })),
-        ("bin leads to usr/sbin", Box::new(|layer| {
-            fs::remove_file(layer.path("bin")).unwrap();
-            symlink("usr/sbin", layer.path("bin")).unwrap();
-        })),
-        ("ping has lost its attribute security.capability", Box::new(|layer| rustix::fs::lremovexattr(layer.path("ping"), "security.capability").unwrap())),
-        ("ping has another value of attribute user.mark", Box::new(|layer| xattr(&layer.path("ping"), "user.mark", b"2"))),
+        (
+            "is no longer one file",
+            Box::new(|layer| {
+                let (one, two) = (layer.path("etc/motd"), layer.path("etc/issue"));
+                fs::remove_file(&two).unwrap();
+                assert!(std::process::Command::new("cp").arg("-a").args([one, two]).status().unwrap().success());
+            }),
+        ),
+        (
+            "bin leads to usr/sbin",
+            Box::new(|layer| {
+                fs::remove_file(layer.path("bin")).unwrap();
+                symlink("usr/sbin", layer.path("bin")).unwrap();
+            }),
+        ),
+        (
+            "ping has lost its attribute security.capability",
+            Box::new(|layer| rustix::fs::lremovexattr(layer.path("ping"), "security.capability").unwrap()),
+        ),
+        (
+            "ping has another value of attribute user.mark",
+            Box::new(|layer| xattr(&layer.path("ping"), "user.mark", b"2")),
+        ),
         ("etc/motd has an attribute user.more", Box::new(|layer| xattr(&layer.path("etc/motd"), "user.more", b"2"))),
-        ("new no longer hides", Box::new(|layer| rustix::fs::lremovexattr(layer.path("new"), "trusted.overlay.opaque").unwrap())),
+        (
+            "new no longer hides",
+            Box::new(|layer| rustix::fs::lremovexattr(layer.path("new"), "trusted.overlay.opaque").unwrap()),
+        ),
         ("etc hides what", Box::new(|layer| xattr(&layer.path("etc"), "trusted.overlay.opaque", b"y"))),
         ("etc/gone is missing", Box::new(|layer| fs::remove_file(layer.path("etc/gone")).unwrap())),
-        ("etc/gone is another kind", Box::new(|layer| {
-            fs::remove_file(layer.path("etc/gone")).unwrap();
-            fs::write(layer.path("etc/gone"), "").unwrap();
-        })),
-        ("not has mode 700", Box::new(|layer| fs::set_permissions(layer.path("not"), fs::Permissions::from_mode(0o700)).unwrap())),
-        ("disk has other contents", Box::new(|layer| {
-            use std::os::unix::fs::FileExt;
-            let file = fs::OpenOptions::new().write(true).open(layer.path("disk")).unwrap();
-            file.write_all_at(b"x", 4096).unwrap();
-        })),
-        ("tell other invented directories", Box::new(|layer| fs::write(layer.place.join("notes"), r#"{"entries":1,"bytes":1}"#).unwrap())),
+        (
+            "etc/gone is another kind",
+            Box::new(|layer| {
+                fs::remove_file(layer.path("etc/gone")).unwrap();
+                fs::write(layer.path("etc/gone"), "").unwrap();
+            }),
+        ),
+        (
+            "not has mode 700",
+            Box::new(|layer| fs::set_permissions(layer.path("not"), fs::Permissions::from_mode(0o700)).unwrap()),
+        ),
+        (
+            "disk has other contents",
+            Box::new(|layer| {
+                use std::os::unix::fs::FileExt;
+                let file = fs::OpenOptions::new().write(true).open(layer.path("disk")).unwrap();
+                file.write_all_at(b"x", 4096).unwrap();
+            }),
+        ),
+        (
+            "tell other invented directories",
+            Box::new(|layer| fs::write(layer.place.join("notes"), r#"{"entries":1,"bytes":1}"#).unwrap()),
+        ),
         ("do not read", Box::new(|layer| fs::write(layer.place.join("notes"), "{").unwrap())),
         ("are not there", Box::new(|layer| fs::remove_file(layer.place.join("notes")).unwrap())),
-        ("holds sha256:", Box::new(|layer| {
-            let mut bytes = fs::read(layer.place.join("blob")).unwrap();
-            bytes[700] ^= 1;
-            fs::write(layer.place.join("blob"), bytes).unwrap();
-        })),
+        (
+            "holds sha256:",
+            Box::new(|layer| {
+                let mut bytes = fs::read(layer.place.join("blob")).unwrap();
+                bytes[700] ^= 1;
+                fs::write(layer.place.join("blob"), bytes).unwrap();
+            }),
+        ),
         ("bytes, not", Box::new(|layer| fs::write(layer.place.join("blob"), "").unwrap())),
         ("No such file", Box::new(|layer| fs::remove_file(layer.place.join("blob")).unwrap())),
     ];
