@@ -80,14 +80,15 @@ fn free(store: &Store, asked: Option<&HashSet<PathBuf>>) -> Result<(), Error> {
     }
     let away = store.temporary()?;
     let mut counts = [0; 3];
-    for (count, part) in counts.iter_mut().zip(["image/blobs/sha256", "fixups/sha256", "layers/sha256"]) {
-        let place = away.path().join(part.replace('/', "-"));
-        state::ensure_private_dir(&place)?;
-        *count = contents::take_out(&store.root().join(part), &place, |path| needed.why(path).is_some())?;
+    let parts = ["image/blobs/sha256", "fixups/sha256", "layers/sha256"];
+    let place = |part: &str| away.path().join(part.replace('/', "-"));
+    for (count, part) in counts.iter_mut().zip(parts) {
+        state::ensure_private_dir(&place(part))?;
+        *count = contents::take_out(&store.root().join(part), &place(part), |path| needed.why(path).is_some())?;
     }
     drop(lock); // what is out of the way can be removed at leisure
 
-    let freed = contents::size(away.path());
+    let freed: u64 = parts.iter().map(|part| contents::size(&place(part))).sum();
     let [blobs, _, layers] = counts;
     match asked {
         _ if freed > 0 => eprintln!("{TOOL}: freed {}: {}", format_size(freed), counted(blobs, layers / 2)),

@@ -53,9 +53,10 @@ impl Store {
         Err(Error::new("cannot find a free name for a temporary directory"))
     }
 
-    /// Removes temporary directories whose owner is gone. Returns how many.
+    /// Removes what is being made by nobody any more: temporary directories whose owner is gone, and files that were
+    /// never renamed into place. Returns how many.
     pub fn sweep(&self) -> Result<usize, Error> {
-        let mut removed = 0;
+        let mut removed = self.sweep_files()?;
         for path in self.temporaries() {
             match abandoned(&path)? {
                 Some(_lock) => match fs::remove_dir_all(&path) {
@@ -65,6 +66,21 @@ impl Store {
                     _ => removed += 1,
                 },
                 None => continue,
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Files that were written to be renamed: `.NAME.PID.new`, and the index's copy to be, `tmp/index.PID`.
+    fn sweep_files(&self) -> Result<usize, Error> {
+        let _lock = self.lock("index")?; // who writes the index holds it
+        let mut removed = 0;
+        for directory in ["", "image", "tmp"].map(|part| self.root.join(part)) {
+            for path in fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()) {
+                if writer_of(&path).is_some_and(|pid| Process::of(pid).is_none()) {
+                    fs::remove_file(&path).map_err(failed("remove", path.display()))?;
+                    removed += 1;
+                }
             }
         }
         Ok(removed)
@@ -88,6 +104,12 @@ pub(super) fn abandoned(path: &Path) -> Result<Option<Lock>, Error> {
     }
 }
 
+fn writer_of(path: &Path) -> Option<i32> {
+    let name = path.file_name()?.to_str()?;
+    let hidden = name.strip_prefix('.').and_then(|name| name.strip_suffix(".new")).and_then(|name| name.rsplit_once('.'));
+    hidden.map(|(_, pid)| pid).or(name.strip_prefix("index."))?.parse().ok()
+}
+
 fn owner_of(path: &Path) -> Option<Process> {
     let name = path.file_name()?.to_str()?;
     let mut parts = name.split('.').map(str::parse::<u64>);
@@ -108,8 +130,11 @@ mod tests {
         store.ensure().unwrap();
         let alive = store.temporary().unwrap();
         fs::create_dir(scratch.path().join("tmp/999999999.1.0")).unwrap();
-        assert_eq!(store.sweep().unwrap(), 1);
-        assert!(alive.path().is_dir());
+        for half_written in ["image/.index.json.999999999.new", ".version.999999999.new", "tmp/index.999999999"] {
+            fs::write(scratch.path().join(half_written), "").unwrap();
+        }
+        assert_eq!(store.sweep().unwrap(), 4);
+        assert!(alive.path().is_dir() && store.index().is_file());
     }
 
     #[test]
