@@ -381,7 +381,7 @@ fn refuse_if_in_use(store: &Store, place: &Path) -> Result<(), Error> {
         true => Ok(()),
         false => Err(Error::new(format!("cannot replace {}: {} stands on it", place.display(), users.join(", ")))
             .why("a mounted overlay keeps the directory that it began with: its files would vanish under the container")
-            .hint("end the container (mocker-images delete ID, for one that was mounted), then repair again")),
+            .hint("end the container (mocker-images delete ID, for one that was mounted; mocker prune, for what was killed),\nthen repair again")),
     }
 }
 

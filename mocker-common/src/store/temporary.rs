@@ -106,7 +106,8 @@ pub(super) fn abandoned(path: &Path) -> Result<Option<Lock>, Error> {
 
 fn writer_of(path: &Path) -> Option<i32> {
     let name = path.file_name()?.to_str()?;
-    let hidden = name.strip_prefix('.').and_then(|name| name.strip_suffix(".new")).and_then(|name| name.rsplit_once('.'));
+    let hidden =
+        name.strip_prefix('.').and_then(|name| name.strip_suffix(".new")).and_then(|name| name.rsplit_once('.'));
     hidden.map(|(_, pid)| pid).or(name.strip_prefix("index."))?.parse().ok()
 }
 
