@@ -168,7 +168,7 @@ impl Repair<'_> {
     }
 
     /// Tries the registries of all images that need a thing, one after the other.
-    async fn from_any<T>(
+    async fn ask_each<T>(
         &self,
         what: &str,
         images: &[String],
@@ -199,7 +199,7 @@ impl Repair<'_> {
         let fetch = async |reference: &Reference| {
             Ok(self.repository(reference)?.manifest(&digest.to_string(), WHY).await?.bytes)
         };
-        let bytes = self.from_any(&what, &finding.images, fetch).await?;
+        let bytes = self.ask_each(&what, &finding.images, fetch).await?;
         self.put(&digest, &bytes)?;
         self.progress.say(&format!("{what} fetched again"));
         Ok(())
@@ -214,7 +214,7 @@ impl Repair<'_> {
             let manifest = manifest_of(self.store, reference)?;
             self.repository(reference)?.small_blob(&manifest.config, CONFIG_LIMIT, WHY).await
         };
-        let bytes = self.from_any(&what, &finding.images, fetch).await?;
+        let bytes = self.ask_each(&what, &finding.images, fetch).await?;
         self.put(&digest, &bytes)?;
         self.progress.say(&format!("{what} fetched again"));
         Ok(())
@@ -307,7 +307,7 @@ impl Repair<'_> {
             None => Err(Error::new(format!("cannot find {reference}"))),
         };
         match torn.blob {
-            true => self.from_any(&what, &torn.images, fetch).await,
+            true => self.ask_each(&what, &torn.images, fetch).await,
             false => match works.values().next() {
                 Some(work) => renew(work, torn).await,
                 None => Err(Error::new("no image needs it any more")),

@@ -134,7 +134,7 @@ pub fn wrong_size(length: u64, size: Option<u64>) -> Option<String> {
 }
 
 fn read_notes(path: &Path) -> Result<Notes, String> {
-    let bytes = fs::read(path).map_err(|error| unreadable(error))?;
+    let bytes = fs::read(path).map_err(unreadable)?;
     serde_json::from_slice(&bytes).map_err(|error| format!("do not read: {error}"))
 }
 
@@ -247,8 +247,7 @@ impl Comparison<'_> {
 
     fn attributes(&mut self, path: &[u8], wanted: &Inode, found: &Found) -> Option<String> {
         let (mode, is_link) = (found.stat.st_mode & 0o7777, matches!(wanted.kind, Kind::Symlink(_)));
-        let none = BTreeMap::new();
-        let xattrs = wanted.xattrs.as_deref().unwrap_or(&none);
+        let xattrs = &wanted.xattrs;
         // An access list takes the place of the group's bits.
         let mask = if xattrs.contains_key(ACCESS_ACL) { 0o7707 } else { 0o7777 };
         if !is_link && mode & mask != wanted.mode & mask {

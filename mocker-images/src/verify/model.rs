@@ -34,8 +34,7 @@ pub struct Inode {
     pub mode: u32,
     pub owner: (u32, u32),
     pub mtime: Time,
-    /// None for none: most have none
-    pub xattrs: Option<Box<BTreeMap<Vec<u8>, Vec<u8>>>>,
+    pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
     /// under which name its content was compared, and how it differs
     pub content: Option<Box<(Vec<u8>, String)>>,
 }
@@ -187,13 +186,12 @@ impl Model {
 
     fn attributes(&self, member: &Member) -> Inode {
         let wanted = member.xattrs.iter().filter(|(name, _)| is_wanted(name, self.form));
-        let xattrs: BTreeMap<Vec<u8>, Vec<u8>> = wanted.cloned().collect();
         Inode {
             kind: Kind::File,
             mode: member.mode,
             owner: (member.uid, member.gid),
             mtime: member.mtime,
-            xattrs: (!xattrs.is_empty()).then(|| Box::new(xattrs)),
+            xattrs: wanted.cloned().collect(),
             content: None,
         }
     }
@@ -209,12 +207,11 @@ impl Model {
         let fresh = self.attributes(member);
         match self.at(path) {
             Some(known) if matches!(known.kind, Kind::Directory { .. }) => {
-                let mut xattrs = known.xattrs.take().unwrap_or_default();
+                let mut xattrs = std::mem::take(&mut known.xattrs);
                 xattrs.remove(DEFAULT_ACL);
-                xattrs.extend(fresh.xattrs.map(|fresh| *fresh).unwrap_or_default());
+                xattrs.extend(fresh.xattrs);
                 let was_opaque = matches!(known.kind, Kind::Directory { opaque: true, .. });
                 let kind = Kind::Directory { implicit: false, opaque: was_opaque };
-                let xattrs = (!xattrs.is_empty()).then_some(xattrs);
                 *known = Inode { kind, xattrs, ..fresh };
             }
             known => {
@@ -412,7 +409,7 @@ fn implicit() -> Inode {
         mode: 0o755,
         owner: (0, 0),
         mtime: Time::default(),
-        xattrs: None,
+        xattrs: BTreeMap::new(),
         content: None,
     }
 }

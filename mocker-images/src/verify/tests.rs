@@ -220,7 +220,7 @@ fn every_change_of_a_layer_is_found_and_named() {
             "ping has another value of attribute user.mark",
             Box::new(|layer| xattr(&layer.path("ping"), "user.mark", b"2")),
         ),
-        ("etc/motd has an attribute user.more", Box::new(|layer| xattr(&layer.path("etc/motd"), "user.more", b"2"))),
+        ("etc/issue has an attribute user.more", Box::new(|layer| xattr(&layer.path("etc/motd"), "user.more", b"2"))),
         (
             "new no longer hides",
             Box::new(|layer| rustix::fs::lremovexattr(layer.path("new"), "trusted.overlay.opaque").unwrap()),
