@@ -16,6 +16,7 @@ pub mod error;
 pub mod explain;
 pub mod hooks;
 pub mod image;
+pub mod in_use;
 pub mod lock;
 pub mod overlay;
 pub mod passwd;

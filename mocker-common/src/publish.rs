@@ -85,6 +85,50 @@ impl KernelCall for Rename<'_> {
     }
 }
 
+/// Puts a thing in another one's place: at no moment is there nothing under the name.
+pub struct Exchange<'a> {
+    pub from: &'a Path,
+    pub to: &'a Path,
+}
+
+impl fmt::Display for Exchange<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "renameat2(\"{}\", \"{}\", RENAME_EXCHANGE)", self.from.display(), self.to.display())
+    }
+}
+
+impl Explained for Exchange<'_> {
+    fn aim(&self) -> String {
+        format!("replace {} in the store", self.to.display())
+    }
+    fn source(&self) -> &'static str {
+        "renameat2(2)"
+    }
+    fn by_hand(&self) -> String {
+        format!("mv --exchange --no-copy {} {}", self.from.display(), self.to.display())
+    }
+    fn diagnose(&self, errno: i32) -> Diagnosis {
+        match errno {
+            libc::EINVAL => diagnosis(
+                "the store's file system cannot exchange two names",
+                "mocker-images rm IMAGE; mocker-pull IMAGE",
+            ),
+            libc::EXDEV => {
+                diagnosis("a part of the store is mounted from elsewhere", "findmnt --submounts /var/lib/mocker")
+            }
+            _ => of_the_disk(errno),
+        }
+    }
+}
+
+impl KernelCall for Exchange<'_> {
+    type Output = ();
+    fn call(&self) -> Result<(), Cause> {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        Ok(renameat_with(CWD, self.from, CWD, self.to, RenameFlags::EXCHANGE)?)
+    }
+}
+
 fn of_the_disk(errno: i32) -> Diagnosis {
     match errno {
         libc::ENOSPC | libc::EDQUOT => diagnosis(
@@ -108,12 +152,26 @@ pub fn blob(from: &Path, to: &Path) -> Result<(), Error> {
         .because("under its digest a blob appears complete or not at all; a reader never sees half of it")
 }
 
+/// Puts a layer's notes beside its place.
+pub fn notes(from: &Path, to: &Path) -> Result<(), Error> {
+    step(Rename { from, to }).because("the notes must be there before the layer is: an image with both is complete")
+}
+
 /// Puts a layer where images look for it, its notes before it.
 pub fn layer(notes: (&Path, &Path), directory: (&Path, &Path)) -> Result<(), Error> {
-    step(Rename { from: notes.0, to: notes.1 })
-        .because("the notes must be there before the layer is: an image with both is complete")?;
+    self::notes(notes.0, notes.1)?;
     step(Rename { from: directory.0, to: directory.1 })
         .because("from this moment other pulls find the layer and do not fetch it again")
+}
+
+/// Puts a sound directory in a damaged one's place, which is then at `from`; or where there is none.
+pub fn replacement(from: &Path, to: &Path) -> Result<(), Error> {
+    if to.symlink_metadata().is_err() {
+        return step(Rename { from, to })
+            .because("the images that list it have missed it; it appears complete or not at all");
+    }
+    step(Exchange { from, to })
+        .because("images list it: between removing the damaged one and naming the sound one they would lack it")
 }
 
 /// Makes renames in a directory durable, before the index names what they brought.

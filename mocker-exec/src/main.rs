@@ -129,7 +129,7 @@ fn delete(id: &ContainerId) -> Result<(), Error> {
     let dirs = Directories::from_env();
     // Where `mocker-images mount` made the container's directory, its mount lies in there, and it is not ours to remove.
     if !state::is_claimed(&dirs, id, "mocker-images") {
-        etc::remove(&Store::open().container(id))?;
+        etc::remove(&Store::open()?.container(id))?;
     }
     state::release(&dirs, id, TOOL);
     Ok(())

@@ -237,7 +237,7 @@ fn root(document: &Document, id: &ContainerId, bundle: &Path) -> Result<Root, Er
     // An image may have no layer at all: its root is then what the container writes.
     if document.get("/mocker/rootfs/lower").is_some() && document.get("/mocker/rootfs/merged").is_none() {
         let lower: Vec<PathBuf> = document.view("/mocker/rootfs/lower")?;
-        return Ok(Root::Layers { lower, directory: Store::open().container(id) });
+        return Ok(Root::Layers { lower, directory: Store::open()?.container(id) });
     }
     let path = bundle.join(document.text("/root/path").unwrap_or("rootfs"));
     match path.is_dir() {

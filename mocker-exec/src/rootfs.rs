@@ -10,6 +10,7 @@ use mocker_common::error::{Error, failed};
 use mocker_common::overlay;
 use mocker_common::state::ensure_private_dir;
 use mocker_common::step::{KernelCall, report, step};
+use mocker_common::store::Store;
 use nix::mount::MsFlags;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, openat, statat};
 
@@ -49,6 +50,8 @@ pub fn mount(plan: &Plan) -> Result<Rootfs, Error> {
     let place = match &plan.root {
         Root::Layers { lower, directory } => {
             let merged = directory.join("rootfs");
+            // Until the mount can be seen, `rm` and `prune` could not tell that its layers are in use.
+            let _held = Store::open()?.hold_contents()?;
             let mounted = overlay::mount(lower, &directory.join("upper"), &directory.join("work"))?;
             overlay::attach(&mounted, &merged)?;
             merged

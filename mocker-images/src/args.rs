@@ -102,11 +102,15 @@ pub enum Command {
     /// Check images against their digests, and each unpacked layer against its archive; exit 1 if anything is damaged
     ///
     /// Every blob is hashed again. Each layer's archive is read again and compared with its directory: names, kinds, modes,
-    /// owners, link targets and contents, and nothing else may be there. Times and extended attributes are not compared.
+    /// owners, times, link targets, contents, which names are one file, extended attributes; nothing else may be there. The
+    /// notes beside it and the fix-up above it are made once more and compared, and the index is held against its images.
+    #[command(after_help = FINDINGS)]
     Verify {
-        /// [default: all]
+        /// [default: all, and what lies there without being needed]
         #[arg(value_name = "REF")]
         references: Vec<Reference>,
+        #[command(flatten)]
+        options: crate::verify::Options,
     },
     /// Mount the image of the document on standard input, so that any OCI runtime can run it
     ///
@@ -139,6 +143,22 @@ Fields of --json (an array; schema: list.schema.json beside this tool's source):
   layers            diff_ids, bottom first
   damaged           null, or what is wrong: then sizes are 0 and layers is empty
 A template has these too, and docker's: ID (of the config), Repository, Tag, Digest, CreatedAt, CreatedSince, Size.";
+
+const FINDINGS: &str = "\
+Examples:
+  mocker-images verify                                  check everything that is stored
+  mocker-images verify --json | mocker-pull --repair    and fetch or unpack again what is damaged, nothing else
+
+Findings of --json (an array, empty if all is sound; schema: verify.schema.json beside this tool's source):
+  what      layout, index, manifest, config, blob (a layer as sent), layer (unpacked), notes, fixup, stray
+  digest    of the blob; the diff_id of a layer and its notes; the chain id of a fixup; null for layout and index
+  path      where it is, or should be
+  images    the references of the images that need it
+  damage    what is wrong, a text for each place; of many the first few
+  repair    what that takes: fetch (from the registry), unpack (from the blob), rebuild (from the layers), relist (from
+            the copy of the index and the manifests), write, prune (mocker-images prune)
+
+Exit status: 0 all is sound, 1 something is damaged.";
 
 const MOUNT: &str = "\
 Example:

@@ -2,14 +2,16 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use mocker_common::digest::Digest;
 use mocker_common::error::{Error, failed};
 use mocker_common::image::Image;
+use mocker_common::in_use::InUse;
 use mocker_common::state;
-use mocker_common::store::Store;
+use mocker_common::store::{Entry, INDEX_DIGEST, Store};
+use serde_json::Value;
 
 /// What a tree occupies on disk, in bytes. A file with several names is counted once. What cannot be read counts as 0.
 pub fn size(root: &Path) -> u64 {
@@ -47,150 +49,130 @@ pub fn file_bytes(root: &Path) -> u64 {
     total
 }
 
-/// The paths that must stay.
-#[derive(Debug, Default)]
+/// Why something stays.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Kept {
+    /// an image lists it
+    Listed,
+    /// a container stands on it
+    InUse,
+    /// a pull or a check that runs relies on it
+    Claimed,
+}
+
+/// What must stay.
+#[derive(Debug)]
 pub struct Needed {
-    paths: HashSet<PathBuf>,
-    /// An overlay is mounted whose layers cannot be told: then every layer is needed.
-    all_layers: bool,
+    listed: HashSet<PathBuf>,
+    claimed: HashSet<PathBuf>,
+    /// the blobs of the images that containers were made from: `commit` builds on them
+    below: HashSet<PathBuf>,
+    in_use: InUse,
 }
 
 impl Needed {
-    /// What the listed images and the containers need. Fails if an image cannot be read: then nobody can tell what it
-    /// needs, and removing anything could make it worse.
+    /// What listed images, containers and running pulls need. Under the contents' lock: then nothing is added to it
+    /// meanwhile. Fails if an image cannot be read: then nobody can tell what it needs, and removing anything could
+    /// make it worse.
     pub fn find(store: &Store) -> Result<Needed, Error> {
-        let mut needed = Needed::default();
-        for entry in store.entries()? {
-            let name = entry.reference.clone();
-            needed.add_image(store, entry).map_err(|error| {
-                Error { hint: format!("mocker-images rm {name}, or mocker-pull {name}"), ..error }
+        // The claims first: one that is given up after this has left its image in the index.
+        let claimed = store.claimed()?;
+        let mut listed = HashSet::new();
+        for descriptor in store.descriptors()? {
+            let name = descriptor["annotations"][mocker_common::store::REF_NAME].as_str().unwrap_or("").to_string();
+            let paths = paths_of(store, descriptor).map_err(|error| {
+                Error { hint: format!("mocker-images verify; mocker-images rm {name}, or mocker-pull {name}"), ..error }
                     .while_doing(format_args!("cannot tell what {name} needs"))
             })?;
+            listed.extend(paths);
         }
-        needed.paths.extend(used_by_containers(store));
-        let mounted = mounted();
-        needed.all_layers = mounted.iter().any(|path| path.as_os_str().as_bytes().iter().all(u8::is_ascii_digit));
-        needed.paths.extend(mounted);
-        if needed.all_layers {
-            eprintln!("{}: keeping all layers: an overlay is mounted that does not say which are its own", crate::TOOL);
-        }
-        Ok(needed)
+        Ok(Needed { listed, claimed, below: below_containers(store), in_use: InUse::find(store) })
     }
 
-    fn add_image(&mut self, store: &Store, entry: mocker_common::store::Entry) -> Result<(), Error> {
-        let manifest = store.read_json(&entry.manifest)?;
-        self.paths.insert(store.blob(&entry.manifest));
-        let descriptors = manifest["layers"].as_array().into_iter().flatten().chain([&manifest["config"]]);
-        for descriptor in descriptors {
-            let digest = descriptor["digest"].as_str().unwrap_or("").parse()?;
-            self.paths.insert(store.blob(&digest));
+    /// Why a path must stay; None if nothing needs it.
+    pub fn why(&self, path: &Path) -> Option<Kept> {
+        // A layer's notes go with its directory.
+        let is_notes = path.extension().is_some_and(|extension| extension == "json");
+        let directory = if is_notes { path.with_extension("") } else { path.to_path_buf() };
+        match () {
+            _ if self.listed.contains(path) => Some(Kept::Listed),
+            _ if self.claimed.contains(path) => Some(Kept::Claimed),
+            _ if self.below.contains(path) => Some(Kept::InUse),
+            _ if is_layer(path) && !self.in_use.users(&directory).is_empty() => Some(Kept::InUse),
+            _ => None,
         }
-        let index = entry.descriptor["annotations"][mocker_common::store::INDEX_DIGEST].as_str();
-        if let Some(index) = index {
-            self.paths.insert(store.blob(&index.parse()?));
-        }
-        let image = Image::read(store, entry)?;
-        self.paths.extend(image.layers.iter().flat_map(|layer| [store.layer(layer), store.layer_notes(layer)]));
-        self.paths.extend(image.chain_id().map(|chain_id| store.fixup(&chain_id)));
-        Ok(())
     }
 
-    pub fn has(&self, path: &Path) -> bool {
-        self.paths.contains(path)
-    }
-
-    /// Whether nobody can tell which layers are in use. On kernels before 6.8 mountinfo names those of our overlays by the
-    /// numbers of descriptors.
-    pub fn has_all_layers(&self) -> bool {
-        self.all_layers
+    pub fn in_use(&self) -> &InUse {
+        &self.in_use
     }
 }
 
-/// The layers that the documents kept with containers name.
-fn used_by_containers(store: &Store) -> Vec<PathBuf> {
-    let mut used = Vec::new();
+/// The manifest, config and archives of the image below each container that a document is kept with.
+fn below_containers(store: &Store) -> HashSet<PathBuf> {
+    let mut below = HashSet::new();
     for container in fs::read_dir(store.containers()).into_iter().flatten().flatten() {
         let Ok(text) = fs::read(container.path().join("config.json")) else { continue };
-        let Ok(document) = serde_json::from_slice::<serde_json::Value>(&text) else { continue };
-        let lower = document["mocker"]["rootfs"]["lower"].as_array().into_iter().flatten();
-        used.extend(lower.filter_map(|path| path.as_str()).map(PathBuf::from));
+        let Ok(document) = serde_json::from_slice::<Value>(&text) else { continue };
+        let descriptor = serde_json::json!({ "digest": document["mocker"]["image"]["manifest"] });
+        below.extend(paths_of(store, descriptor).unwrap_or_default()); // one that is damaged has nothing to build on
     }
-    used
+    below
 }
 
-/// The lower directories of every overlay that is mounted anywhere, in any mount namespace of any process.
-fn mounted() -> HashSet<PathBuf> {
-    let mut lower = HashSet::new();
-    let mut namespaces = HashSet::new();
-    for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Ok(namespace) = fs::read_link(process.path().join("ns/mnt")) else { continue };
-        if namespaces.insert(namespace) {
-            let mounts = fs::read_to_string(process.path().join("mountinfo")).unwrap_or_default();
-            lower.extend(mounts.lines().flat_map(lower_directories));
+fn is_layer(path: &Path) -> bool {
+    let parent = path.ancestors().nth(2).and_then(Path::file_name);
+    parent.is_some_and(|name| name == "layers" || name == "fixups")
+}
+
+/// All that an entry of the index needs. What another tool has listed, without a name or as an index of images, keeps
+/// its blobs.
+pub fn paths_of(store: &Store, descriptor: Value) -> Result<HashSet<PathBuf>, Error> {
+    let digest: Digest = descriptor["digest"].as_str().unwrap_or("").parse()?;
+    let manifest = store.read_json(&digest)?;
+    let mut paths = HashSet::from([store.blob(&digest)]);
+    for child in manifest["manifests"].as_array().into_iter().flatten() {
+        let digest: Digest = child["digest"].as_str().unwrap_or("").parse()?;
+        if store.blob(&digest).exists() {
+            paths.extend(paths_of(store, child.clone())?); // an index may list platforms that were not fetched
         }
     }
-    lower
-}
-
-/// The lower directories in a line of mountinfo (proc_pid_mountinfo(5)): `lowerdir=A:B` or `lowerdir+=A`.
-fn lower_directories(line: &str) -> Vec<PathBuf> {
-    let Some((_, rest)) = line.split_once(" - overlay ") else { return Vec::new() };
-    let options = rest.rsplit(' ').next().unwrap_or("");
-    let mut found = Vec::new();
-    for option in options.split(',') {
-        if let Some(path) = option.strip_prefix("lowerdir+=") {
-            found.push(path.into());
-        } else if let Some(paths) = option.strip_prefix("lowerdir=") {
-            found.extend(paths.split(':').filter(|path| !path.is_empty()).map(PathBuf::from));
-        }
+    let descriptors = manifest["layers"].as_array().into_iter().flatten();
+    for descriptor in descriptors.chain(manifest.get("config")) {
+        paths.insert(store.blob(&descriptor["digest"].as_str().unwrap_or("").parse()?));
     }
-    found
+    if let Some(index) = descriptor["annotations"][INDEX_DIGEST].as_str() {
+        paths.insert(store.blob(&index.parse()?));
+    }
+    if let Some(entry) = Entry::read(descriptor)?.filter(|_| manifest["config"].is_object()) {
+        let image = Image::read(store, entry)?;
+        paths.extend(image.layers.iter().flat_map(|layer| [store.layer(layer), store.layer_notes(layer)]));
+        paths.extend(image.chain_id().map(|chain_id| store.fixup(&chain_id)));
+    }
+    Ok(paths)
 }
 
-/// Removes from a directory of the store what is not needed. Returns what that frees, in bytes.
-pub fn sweep(directory: &Path, needed: &Needed) -> Result<u64, Error> {
-    let mut freed = 0;
+/// Takes out of a directory of the store what `stays` does not keep: each thing is renamed into `away`, at once and
+/// whole. Whoever looks for it meanwhile finds all of it or nothing. Returns how many.
+pub fn take_out(directory: &Path, away: &Path, stays: impl Fn(&Path) -> bool) -> Result<usize, Error> {
+    let mut count = 0;
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         let path = entry.path();
-        if needed.has(&path) {
+        if stays(&path) {
             continue;
         }
-        let metadata = entry.metadata().map_err(failed("read", path.display()))?;
-        freed += state::disk_bytes(&metadata) + size(&path);
-        remove(&path)?;
-    }
-    Ok(freed)
-}
-
-/// Removes a file, or a tree. A layer leaves its name first: whoever looks for it meanwhile finds all of it or nothing.
-pub fn remove(path: &Path) -> Result<(), Error> {
-    let is_directory = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir());
-    let gone = match is_directory {
-        true => {
-            let doomed = path.with_extension("removing");
-            fs::rename(path, &doomed).and_then(|()| fs::remove_dir_all(&doomed))
+        match fs::rename(&path, away.join(entry.file_name())) {
+            Ok(()) => count += 1,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failed("remove", path.display())(error)),
         }
-        false => fs::remove_file(path),
-    };
-    match gone {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(failed("remove", path.display())(error)),
-        _ => Ok(()),
     }
+    Ok(count)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_layers_of_a_mounted_overlay_are_found_in_both_spellings() {
-        let new = "36 35 98:0 / /c/rootfs rw,relatime shared:1 - overlay overlay rw,lowerdir+=/l/b,lowerdir+=/l/a,upperdir=/u";
-        let old = "36 35 98:0 / /c rw - overlay none rw,lowerdir=/l/b:/l/a,upperdir=/u,workdir=/w";
-        for line in [new, old] {
-            assert_eq!(lower_directories(line), [PathBuf::from("/l/b"), "/l/a".into()], "{line}");
-        }
-        assert!(lower_directories("36 35 98:0 / /c rw - tmpfs lowerdir=/x rw").is_empty());
-    }
 
     #[test]
     fn a_file_with_two_names_is_counted_once() {

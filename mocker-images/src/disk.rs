@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use mocker_common::error::{Error, failed};
 use mocker_common::stage;
-use mocker_common::state::{self, Directories, Process};
+use mocker_common::state::{self, Directories};
 use mocker_common::store::Store;
 use mocker_common::units::format_size;
 use serde_json::{Value, json};
@@ -78,21 +78,21 @@ struct Count<'a> {
 impl Count<'_> {
     fn rows(&mut self) -> Vec<Row> {
         let root = self.store.root().to_path_buf();
-        let layers_stay = self.needed.as_ref().is_some_and(Needed::has_all_layers);
         let dirs = Directories::from_env();
         let (owned, orphans) = (state::known_ids(&dirs), state::orphaned_ids(&dirs, crate::TOOL));
         let left = |path: &Path| !owned.contains(&name(path)) || orphans.contains(&name(path));
-        let unneeded = |count: &Self, path: &Path| count.needed.as_ref().map(|needed| !needed.has(path));
-        let swept = |count: &Self, path: &Path| if layers_stay { Some(false) } else { unneeded(count, path) };
+        let unneeded = |count: &Self, path: &Path| count.needed.as_ref().map(|needed| needed.why(path).is_none());
 
+        let abandoned = self.store.abandoned();
         let images = self.store.entries().map_or(0, |entries| entries.len() as u64);
         let mut rows = vec![
             Row { what: "images", count: Some(images), bytes: 0, prune: Some(0) },
-            self.row("layers", &root.join("layers/sha256"), swept),
+            self.row("layers", &root.join("layers/sha256"), unneeded),
             self.row("archives", &root.join("image/blobs/sha256"), unneeded),
-            self.row("fix-ups", &root.join("fixups/sha256"), swept),
+            self.row("fix-ups", &root.join("fixups/sha256"), unneeded),
             self.row("containers", &root.join("containers"), |_, path| Some(left(path))),
-            self.row("temporary", &root.join("tmp"), |_, path| Some(!has_living_owner(path))),
+            self.row("partial", &root.join("partial"), |_, _| Some(true)),
+            self.row("temporary", &root.join("tmp"), |_, path| Some(abandoned.contains(path))),
         ];
         let counted: u64 = rows.iter().map(|row| row.bytes).sum();
         let total = self.occupied(&root) + counted;
@@ -151,16 +151,6 @@ fn children(directory: &Path) -> impl Iterator<Item = PathBuf> {
 
 fn name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
-}
-
-/// Whether the process that is making something temporary is there: its number and start time are in the name.
-fn has_living_owner(path: &Path) -> bool {
-    let name = name(path);
-    let mut parts = name.split('.').map(str::parse::<u64>);
-    match (parts.next(), parts.next()) {
-        (Some(Ok(pid)), Some(Ok(start))) => Process { pid: pid as i32, start }.is_alive(),
-        _ => true, // none that prune would take
-    }
 }
 
 impl Row {

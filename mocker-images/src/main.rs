@@ -46,8 +46,7 @@ fn main() -> ExitCode {
     if let Err(error) = args.check() {
         return stage::conclude(TOOL, Err(error));
     }
-    let store = Store::open();
-    let result = match args.command.unwrap_or_default() {
+    let result = Store::open().and_then(|store| match args.command.unwrap_or_default() {
         Command::List { name, flags } => list::list(&store, &flags.and(args.list), name.as_deref()),
         Command::Get { reference } => get::get(&store, &reference),
         Command::Inspect(args) => inspect::inspect(&store, &args),
@@ -60,9 +59,9 @@ fn main() -> ExitCode {
         Command::Commit(args) => commit::commit(&store, &args),
         Command::Rm { references } => remove::remove(&store, &references),
         Command::Prune => remove::prune(&store),
-        Command::Verify { references } => verify::verify(&store, &references),
+        Command::Verify { references, options } => verify::verify(&store, &references, options),
         Command::Mount { stage } => mount::mount(&store, &stage),
         Command::Delete { ids } => mount::delete_all(&store, &ids),
-    };
+    });
     stage::conclude(TOOL, result)
 }

@@ -22,6 +22,7 @@ pub fn mount(store: &Store, args: &StageArgs) -> Result<(), Error> {
         store.ensure()?;
         let id = document.ensure_id(None)?;
         let directory = store.container(&id);
+        let _held = store.hold_contents()?; // until the mount can be seen, nobody could tell that its layers are in use
         let rootfs = create(store, &id, &lower, undo)?;
         document.set("/root/path", rootfs.to_string_lossy());
         for (key, name) in [("upper", "upper"), ("work", "work"), ("merged", "rootfs")] {

@@ -16,5 +16,5 @@ pub fn tag(store: &Store, source: &Reference, new: &Reference) -> Result<(), Err
     }
     get::find(store, source)?; // before anything is made in a store that is not there
     let _lock = store.hold_contents()?;
-    store.list_image(new, get::find(store, source)?.descriptor)
+    store.list_image(new, get::find(store, source)?.descriptor).map(drop)
 }

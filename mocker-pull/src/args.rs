@@ -22,7 +22,7 @@ pub struct Args {
     /// oci:DIR[:TAG] is an OCI image layout, oci-archive:FILE[:TAG] the same in a tar, docker-archive:FILE[:NAME] what docker
     /// save writes, - either of the two on standard input; archives may be compressed. Without TAG or NAME all images of
     /// the place are meant. What has no name there but a tag becomes localhost/FILE:TAG.
-    #[arg(value_name = "IMAGE", required = true)]
+    #[arg(value_name = "IMAGE", required_unless_present = "repair")]
     pub origins: Vec<Origin>,
     /// Store the image under another name
     #[arg(long = "as", value_name = "REF")]
@@ -30,6 +30,9 @@ pub struct Args {
     /// How many layers are fetched and unpacked at once [default: one more than there are processors]
     #[arg(long, value_name = "N", value_parser = jobs)]
     pub jobs: Option<usize>,
+    /// Fetch or unpack again what the findings on standard input name: mocker-images verify --json | mocker-pull --repair
+    #[arg(long, conflicts_with = "origins")]
+    pub repair: bool,
     /// The image for another platform than this machine's: linux/arm64, linux/arm/v7
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     pub platform: Option<Platform>,
@@ -70,6 +73,7 @@ Examples:
   mocker-pull nginx redis | jq -r .mocker.image.manifest   several: a document a line, in order
   docker save app | mocker-pull -                          from docker, podman save or skopeo
   mocker-pull --as app oci:build/image:latest              from a layout, under a name of its own
+  mocker-images verify --json | mocker-pull --repair       make good what is damaged in the store
   mocker-pull --explain busybox > /dev/null                see each step of the protocol
 
 Credentials are read where docker login and podman login keep them, once a registry asks:

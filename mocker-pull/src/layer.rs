@@ -1,7 +1,7 @@
 //! One layer: what of it is missing is brought into the store, by whoever is the first to want it.
 
 mod blob;
-mod pass;
+pub mod pass;
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -12,7 +12,7 @@ use mocker_common::digest::DiffId;
 use mocker_common::error::{Error, failed};
 use mocker_common::lock::Lock;
 use mocker_common::publish;
-use mocker_common::store::{Store, Temporary};
+use mocker_common::store::{Claim, Store, Temporary};
 use mocker_common::unpack::Limits;
 use tokio::sync::{Mutex, Semaphore};
 use tokio::task::spawn_blocking;
@@ -28,6 +28,8 @@ pub struct Work {
     pub store: Store,
     pub progress: Arc<Progress>,
     pub limits: Limits,
+    /// all that these images rely on: nothing of it is pruned until the last document is written
+    pub claim: Claim,
     /// how many layers are worked on at once
     slots: Semaphore,
     /// those that are being fetched, or were: images share layers
@@ -39,10 +41,11 @@ pub struct Work {
 impl Work {
     /// `jobs` layers are worked on at once. Each keeps up to two threads busy; one more than there are cores fills the gaps
     /// between them.
-    pub fn new(store: Store, progress: Arc<Progress>, limits: Limits, jobs: Option<usize>) -> Self {
+    pub fn new(store: Store, progress: Arc<Progress>, limits: Limits, jobs: Option<usize>) -> Result<Self, Error> {
         let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
         let slots = Semaphore::new(jobs.unwrap_or(cores + 1));
-        Work { store, progress, limits, slots, underway: Default::default(), synced: Mutex::new(None) }
+        let claim = Claim::begin(&store)?;
+        Ok(Work { store, progress, limits, claim, slots, underway: Default::default(), synced: Mutex::new(None) })
     }
 
     /// Held by whoever fetches a layer; another image that has it too waits for that, and uses up no slot.
@@ -147,7 +150,7 @@ fn has_files(store: &Store, layer: &Layer) -> bool {
 
 /// Takes the locks of the blob and of the files, which are one and the same where a layer is not compressed. All take
 /// them in the order of their names, so nobody waits in a circle.
-async fn lock(store: &Store, layer: &Layer, bar: &Bar<'_>) -> Result<Vec<Lock>, Error> {
+pub(crate) async fn lock(store: &Store, layer: &Layer, bar: &Bar<'_>) -> Result<Vec<Lock>, Error> {
     let mut names = [layer.blob.digest.hex(), layer.diff_id.0.hex()];
     names.sort();
     let distinct = if names[0] == names[1] { &names[..1] } else { &names[..] };

@@ -9,4 +9,5 @@ pub mod progress;
 pub mod pull;
 pub mod push;
 pub mod registry;
+pub mod repair;
 pub mod source;

@@ -21,7 +21,7 @@ use mocker_pull::layer::Work;
 use mocker_pull::platform::Platform;
 use mocker_pull::progress::Progress;
 use mocker_pull::registry::transport::Transport;
-use mocker_pull::{pull, source};
+use mocker_pull::{pull, repair, source};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
@@ -38,9 +38,9 @@ fn main() -> ExitCode {
 }
 
 fn recipe(args: &Args) -> Result<(), Error> {
-    let store = Store::open();
+    let store = Store::open()?;
     store.ensure()?;
-    let _contents = store.hold_contents()?; // nothing is pruned until what needs it is listed
+    let findings = if args.repair { Some(repair::read()?) } else { None };
     let signals = HeldSignals::hold()?;
 
     // One thread waits for the network; others, made where they are needed, hash and write.
@@ -49,7 +49,7 @@ fn recipe(args: &Args) -> Result<(), Error> {
     let local = tokio::task::LocalSet::new();
     let result = local.block_on(&runtime, async {
         tokio::select! {
-            result = pull_all(args, &store) => result,
+            result = pull_all(args, &store, findings) => result,
             error = interrupted(&signals) => Err(error),
         }
     });
@@ -62,9 +62,13 @@ fn recipe(args: &Args) -> Result<(), Error> {
 }
 
 /// Pulls all images at once: they share connections, and each layer that several have is fetched once.
-async fn pull_all(args: &Args, store: &Store) -> Result<(), Error> {
+async fn pull_all(args: &Args, store: &Store, findings: Option<Vec<repair::Finding>>) -> Result<(), Error> {
     let transport = Arc::new(Transport::new(args.timeout));
     let progress = Arc::new(Progress::new(args.quiet));
+    let work = Work::new(store.clone(), progress.clone(), args.limits.clone(), args.jobs)?;
+    if let Some(findings) = findings {
+        return repair::repair(&Arc::new(work), &transport, &findings).await;
+    }
     let platform = Arc::new(args.platform.clone().unwrap_or_else(Platform::of_this_machine));
     let mut wishes = Vec::new();
     for origin in &args.origins {
@@ -75,7 +79,7 @@ async fn pull_all(args: &Args, store: &Store) -> Result<(), Error> {
         return Err(Error::new(format!("cannot give one name to {} images", wishes.len())).hint("a command each"));
     }
 
-    let work = Arc::new(Work::new(store.clone(), progress, args.limits.clone(), args.jobs));
+    let work = Arc::new(work);
     let at_once = Arc::new(Semaphore::new(IMAGES));
     let mut pulling = JoinSet::new();
     let count = wishes.len();

@@ -21,7 +21,7 @@ use crate::registry::Document;
 use crate::source::{Source, Wish};
 
 /// The largest config that is read into memory.
-const CONFIG_LIMIT: u64 = 8 << 20;
+pub(crate) const CONFIG_LIMIT: u64 = 8 << 20;
 /// Indexes within indexes are legal; more than this is a circle or a joke.
 const NESTED: usize = 4;
 
@@ -32,14 +32,18 @@ pub async fn pull(work: &Arc<Work>, wish: &Wish, wanted: &Platform) -> Result<Im
 
     let (document, index) = resolve(source, &name, &wish.selector, wanted).await?;
     let manifest = Manifest::read(&document.json).map_err(|error| error.while_doing(&name))?;
+    // Until the index keeps it the claim does: nothing of it is pruned meanwhile.
+    let blobs = manifest.layers.iter().chain([&manifest.config]).map(|part| &part.digest);
+    work.claim.blobs(blobs.chain([&document.digest]))?;
     let mut staged = Staged::begin(store)?;
     let config = fetch_config(store, source, &manifest.config, &mut staged).await?;
     let platform = check_platform(&name, &config, wanted)?;
     let layers = manifest.layers_of(&config).map_err(|error| error.while_doing(&name))?;
     staged.put(&document.digest, &document.bytes)?;
 
+    let diff_ids: Vec<DiffId> = layers.iter().map(|layer| layer.diff_id.clone()).collect();
+    work.claim.layers(&diff_ids)?;
     fetch_layers(work, source, &layers).await?;
-    let diff_ids: Vec<DiffId> = layers.into_iter().map(|layer| layer.diff_id).collect();
     fixup::build(store, &diff_ids)?;
     staged.publish(work).await?;
 
@@ -54,28 +58,34 @@ pub async fn pull(work: &Arc<Work>, wish: &Wish, wanted: &Platform) -> Result<Im
     if let Some(index) = index {
         descriptor["annotations"][INDEX_DIGEST] = index.into();
     }
-    match is_listed(store, &wish.name, &descriptor)? {
-        true => work.progress.say(&format!("{name}: unchanged {}", document.digest)),
-        false => {
+    let entry = match listed(store, &wish.name, &descriptor)? {
+        Some(entry) => {
+            work.progress.say(&format!("{name}: unchanged {}", document.digest));
+            entry
+        }
+        None => {
             for directory in ["image/blobs/sha256", "layers/sha256", "fixups/sha256"] {
                 publish::to_disk_by_name(&store.root().join(directory))?;
             }
-            store.list_image(&wish.name, descriptor.clone())?;
+            let entry = store.list_image(&wish.name, descriptor)?;
             work.progress.say(&format!("{name}: stored {}", document.digest));
+            entry
         }
-    }
+    };
     // Read from what was pulled, not from the list: somebody may have removed it there meanwhile, its parts nobody can.
-    Image::read(store, Entry { reference: wish.name.to_string(), manifest: document.digest, descriptor })
+    Image::read(store, entry)
 }
 
-/// Whether the index has it so already, but for when it was stored.
-fn is_listed(store: &Store, reference: &Reference, descriptor: &Value) -> Result<bool, Error> {
+/// The image, if the index has it so already but for when it was stored.
+fn listed(store: &Store, reference: &Reference, descriptor: &Value) -> Result<Option<Entry>, Error> {
     let text = reference.to_string();
-    let entries = store.entries()?;
-    let Some(entry) = entries.iter().find(|entry| entry.reference == text) else { return Ok(false) };
-    let same = |pointer: &str| entry.descriptor.pointer(pointer) == descriptor.pointer(pointer);
-    let index = &entry.descriptor["annotations"][INDEX_DIGEST];
-    Ok(same("/digest") && same("/platform") && *index == descriptor["annotations"][INDEX_DIGEST])
+    let found = store.entries()?.into_iter().find(|entry| entry.reference == text);
+    let same = |entry: &Entry| {
+        let keeps = |pointer: &str| entry.descriptor.pointer(pointer) == descriptor.pointer(pointer);
+        let index = &entry.descriptor["annotations"][INDEX_DIGEST];
+        keeps("/digest") && keeps("/size") && keeps("/platform") && *index == descriptor["annotations"][INDEX_DIGEST]
+    };
+    Ok(found.filter(same))
 }
 
 /// The manifest and the config, on their way into the store: they share the layers' sync.

@@ -161,7 +161,11 @@ fn verify_names_what_is_damaged() {
             format!("echo hello > {directory}/etc/motd; touch -d @1700000000 {directory}/etc/motd"),
         ),
         (format!("chmod 600 {directory}/etc/motd"), "etc/motd", format!("chmod 644 {directory}/etc/motd")),
-        (format!("touch {directory}/etc/more"), "etc/more", format!("rm {directory}/etc/more")),
+        (
+            format!("touch {directory}/etc/more"),
+            "etc/more",
+            format!("rm {directory}/etc/more; touch -d @1700000000 {directory}/etc"),
+        ),
     ] {
         lab.sh(&damage).succeeds();
         let out = lab.sh("mocker-images verify").fails(1).says(says);
@@ -259,5 +263,5 @@ fn what_mocker_pull_unpacks_passes_verify_and_goes_without_a_rest() {
     let left = lab.sh("cd $MOCKER_ROOT && find . -type f ! -path './locks/*'").succeeds().stdout;
     let mut left: Vec<&str> = left.lines().collect();
     left.sort_unstable();
-    assert_eq!(left, ["./image/index.json", "./image/oci-layout"]);
+    assert_eq!(left, ["./image/index.json", "./image/oci-layout", "./index.copy", "./version"]);
 }

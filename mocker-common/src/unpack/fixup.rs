@@ -65,11 +65,25 @@ pub fn build(store: &Store, layers: &[DiffId]) -> Result<(), Error> {
     }
     let temporary = store.temporary()?;
     let root = temporary.path().join("fixup");
-    fs::create_dir(&root).map_err(failed("make directory", root.display()))?;
-    let opened = step(OpenRoot(&root)).because("all paths of the fix-up are resolved beneath this descriptor")?;
-    Fixup { root: opened, stack: &stack, plan: &plan, made: BTreeMap::new() }.write()?;
+    write(&stack, &plan, &root)?;
     sync(&root)?;
     fs::rename(&root, &place).map_err(failed("rename the fix-up to", place.display()))
+}
+
+/// Makes the fix-up of a stack at a place where nothing is. False, and nothing is made, where the stack needs none.
+pub fn make(store: &Store, layers: &[DiffId], root: &Path) -> Result<bool, Error> {
+    let stack = Stack::read(store, layers)?;
+    let plan = Plan::of(&stack)?;
+    if !plan.is_empty() {
+        write(&stack, &plan, root)?;
+    }
+    Ok(!plan.is_empty())
+}
+
+fn write(stack: &Stack, plan: &Plan, root: &Path) -> Result<(), Error> {
+    fs::create_dir(root).map_err(failed("make directory", root.display()))?;
+    let opened = step(OpenRoot(root)).because("all paths of the fix-up are resolved beneath this descriptor")?;
+    Fixup { root: opened, stack, plan, made: BTreeMap::new() }.write()
 }
 
 /// All of a file system must be on the disk before the name that says "complete" is.

@@ -15,7 +15,7 @@ pub mod member;
 pub mod notes;
 pub mod sparse;
 pub mod tree;
-mod whiteout;
+pub mod whiteout;
 
 use std::io::Read;
 use std::os::fd::AsFd;

@@ -1,35 +1,36 @@
-//! A layer's archive as a stream: unpacked from its blob, hashed as it is read.
+//! A layer's archive as a stream: unpacked from its blob, both digests taken as it is read.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 
-use flate2::bufread::MultiGzDecoder;
 use mocker_common::digest::Digest;
-use mocker_common::error::{Error, failed};
+use mocker_common::unpack::compression::{self, MAGIC};
 use sha2::{Digest as _, Sha256};
 
-/// Passes on what it reads and knows its digest at the end.
+const BUFFER: usize = 256 << 10;
+
+/// Passes on what it reads and knows its length and digest at the end.
 pub struct Hashed<R> {
     inner: R,
     hasher: Sha256,
+    length: u64,
 }
 
 impl<R: Read> Hashed<R> {
     pub fn new(inner: R) -> Self {
-        Hashed { inner, hasher: Sha256::new() }
+        Hashed { inner, hasher: Sha256::new(), length: 0 }
     }
 
-    /// Reads to the end: what follows a tar's end marker counts for its digest too. Returns how much that was.
-    pub fn drain(&mut self) -> io::Result<u64> {
-        let mut buffer = vec![0; 256 << 10];
-        let mut length = 0;
-        loop {
-            match self.read(&mut buffer)? {
-                0 => return Ok(length),
-                count => length += count as u64,
-            }
-        }
+    /// Reads to the end: what follows a tar's end marker counts for its digest too.
+    pub fn drain(&mut self) -> io::Result<()> {
+        let mut buffer = vec![0; BUFFER];
+        while self.read(&mut buffer)? > 0 {}
+        Ok(())
+    }
+
+    pub fn length(&self) -> u64 {
+        self.length
     }
 
     pub fn digest(self) -> Digest {
@@ -41,21 +42,20 @@ impl<R: Read> Read for Hashed<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.inner.read(buffer)?;
         self.hasher.update(&buffer[..count]);
+        self.length += count as u64;
         Ok(count)
     }
 }
 
-/// Opens a layer's blob and undoes its compression, told by its first bytes: the media type may be wrong.
-pub fn open(blob: &Path) -> Result<Box<dyn Read>, Error> {
-    let refused = || failed("read", blob.display());
-    let mut file = BufReader::with_capacity(256 << 10, File::open(blob).map_err(refused())?);
-    let start = file.fill_buf().map_err(refused())?;
-    Ok(match start {
-        [0x1f, 0x8b, ..] => Box::new(MultiGzDecoder::new(file)), // many members: pigz, estargz
-        // A zstd frame, or a skippable one before it.
-        [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => {
-            Box::new(zstd::Decoder::with_buffer(file).map_err(refused())?)
-        }
-        _ => Box::new(file),
-    })
+/// Opens a blob to be hashed as it is read.
+pub fn open(blob: &Path) -> io::Result<Hashed<File>> {
+    Ok(Hashed::new(File::open(blob)?))
+}
+
+/// What a blob holds, uncompressed.
+pub fn uncompressed<'a>(blob: &'a mut Hashed<File>) -> io::Result<Box<dyn Read + 'a>> {
+    let mut reader = BufReader::with_capacity(BUFFER, blob);
+    let first = reader.fill_buf()?;
+    let compression = compression::of(&first[..first.len().min(MAGIC)]);
+    compression::reader(compression, reader)
 }

@@ -32,7 +32,7 @@ fn main() -> ExitCode {
 }
 
 fn recipe(args: &Args) -> Result<(), Error> {
-    let store = Store::open();
+    let store = Store::open()?;
     let image = Stored::open(&store, &args.image)?;
     let lenders = Lenders::of_store(&store);
     let signals = HeldSignals::hold()?;
