@@ -26,7 +26,8 @@ use Outcome::{Has, Refused, Unstackable};
 /// A case: what it tries, the layer, what comes of it, its honest twin, what the twin has.
 type Case<'a> = (&'a str, Archive, Outcome<'a>, Archive, &'a [&'a str]);
 
-/// `VICTIM` is an absolute path outside.
+/// `VICTIM` is an absolute path outside. The twins' absolute links lead to `/inside`, which no machine has: should a change
+/// break the unpacker, they must not write to the real `/etc` either.
 fn cases(victim: &str) -> Vec<Case<'static>> {
     let secret = format!("{victim}/secret");
     let (up, tar) = ("../../../victim", Archive::new);
@@ -53,8 +54,8 @@ fn cases(victim: &str) -> Vec<Case<'static>> {
             "write through an absolute link",
             tar().symlink("l", victim).file("l/secret", b"x"),
             Has(&["VICTIM/secret", "l"]),
-            tar().symlink("l", "/etc").file("l/secret", b"x"),
-            &["l", "etc/secret"],
+            tar().symlink("l", "/inside").file("l/secret", b"x"),
+            &["inside/secret", "l"],
         ),
         (
             "write through a relative link",
@@ -88,8 +89,8 @@ fn cases(victim: &str) -> Vec<Case<'static>> {
             "through /proc",
             tar().symlink("l", "/proc/self/root").file(&format!("l/{secret}"), b"x"),
             Has(&["l", "proc/self/root/VICTIM/secret"]),
-            tar().symlink("l", "/run").file("l/x", b"x"),
-            &["l", "run/x"],
+            tar().symlink("l", "/inside").file("l/x", b"x"),
+            &["inside/x", "l"],
         ),
         (
             "link swapped for a directory",
@@ -217,8 +218,8 @@ fn cases(victim: &str) -> Vec<Case<'static>> {
             "whiteout through a link",
             tar().symlink("l", victim).file("l/.wh.secret", b""),
             Has(&["VICTIM/secret", "l"]),
-            tar().symlink("l", "/d").file("l/.wh.secret", b""),
-            &["d/secret", "l"],
+            tar().symlink("l", "/inside").file("l/.wh.secret", b""),
+            &["inside/secret", "l"],
         ),
         (
             "opaque through a link",
@@ -450,7 +451,7 @@ sys.exit(status or peak > 40 * 1024)";
                 let root = self.lab.root().join(&layer);
                 let mut paths: Vec<String> = paths.iter().map(ToString::to_string).collect();
                 paths.sort();
-                output.code() == 0 && self.leaves(&root) == paths
+                output.code() == 0 && self.leaves(&root) == paths && !steers_overlayfs(&root)
             }
         };
         self.lab.sh(&format!("mocker-images rm {} 2>&1; mocker-images prune", self.reference("case")));
@@ -480,6 +481,13 @@ sys.exit(status or peak > 40 * 1024)";
         leaves.sort();
         leaves
     }
+}
+
+/// Whether a layer's directory has an attribute of overlayfs' but for "opaque", which is ours to set.
+fn steers_overlayfs(layer: &Path) -> bool {
+    let ours = "xattr trusted.overlay.opaque";
+    let steers = |fact: &String| fact.contains(".overlay.") && fact != ours;
+    Tree::of(layer).0.values().any(|facts| facts.keys().any(steers))
 }
 
 fn hex(hash: Sha256) -> String {

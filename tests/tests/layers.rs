@@ -217,7 +217,10 @@ fn compare_all(name: &str, images: &[(&str, String, String)]) {
     for (number, row) in KNOWN.iter().enumerate() {
         let concerned = row.1 != "*" && images.iter().any(|(name, ..)| fits(row.1, name));
         if concerned && !used.contains(&number) {
-            open.push(format!("{} of {}: the row {:?} {} explains nothing (any more)", row.0, row.1, row.2, row.3));
+            open.push(format!(
+                "{} of {}: {:?} {} is as with us: not so any more: {}",
+                row.0, row.1, row.2, row.3, row.5
+            ));
         }
     }
     assert!(open.is_empty(), "{} differences that nobody explains:\n{}", open.len(), open.join("\n"));
