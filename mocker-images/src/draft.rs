@@ -16,7 +16,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 /// What is being written, on the file system on which it will stand.
 pub struct Draft {
     file: File,
-    /// beside its target, `.NAME.PID.new`
+    /// beside its target, `.mocker-PID.new`
     temporary: PathBuf,
     target: PathBuf,
     named: bool,
@@ -28,9 +28,7 @@ impl Draft {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
-        let name =
-            target.file_name().ok_or_else(|| Error::new(format!("cannot write {}: no name", target.display())))?;
-        let temporary = directory.join(format!(".{}.{}.new", name.to_string_lossy(), std::process::id()));
+        let temporary = directory.join(format!(".mocker-{}.new", std::process::id()));
         let unnamed = step(OpenUnnamed { directory })
             .because("whoever looks into the directory meanwhile, or after a crash, must not find half a file");
         let (file, named) = match unnamed {

@@ -34,7 +34,7 @@ pub fn tool(name: &str) -> PathBuf {
 }
 
 /// Debian's package for a program that the tests need, where it has another name.
-const PACKAGES: [(&str, &str); 9] = [
+const PACKAGES: [(&str, &str); 12] = [
     ("ip", "iproute2"),
     ("nft", "nftables"),
     ("nsenter", "util-linux"),
@@ -44,6 +44,9 @@ const PACKAGES: [(&str, &str); 9] = [
     ("script", "bsdutils"),
     ("busybox", "busybox-static"),
     ("umoci", "umoci"),
+    ("dockerd", "docker.io"),
+    ("setcap", "libcap2-bin"),
+    ("setfattr", "attr"),
 ];
 
 /// Ends the test unless the program is there, naming the package that has it.

@@ -46,6 +46,7 @@ const LIVE_IN_IT: &str = r#"
     truncate -s 9M hole; printf end | dd of=hole bs=1 seek=5000000 conv=notrunc status=none
     truncate -s 3 etc/passwd; ln -s /nowhere link; ln link link2; touch -h -d '1960-01-01 00:00:00.5 UTC' link
     echo x > "$(printf 'caf\351 \n')"; long=$(printf 'n%.0s' $(seq 250)); mkdir -p "$long/$long"; echo x > "$long/$long/$long"
+    rm -r usr/share; ln -s /usr/share usr/share
     mkdir -p later/sub; touch -d '2001-01-01 01:01:01.123456789 UTC' later/sub later; chmod 1777 later
     chmod 700 .; touch -d '2002-02-02 02:02:02.2 UTC' .
 "#;
