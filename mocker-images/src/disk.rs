@@ -30,7 +30,8 @@ pub struct DfArgs {
 
 pub const HELP: &str = "\
 Fields of --json (an array; schema: df.schema.json beside this tool's source):
-  what         images (of no size but that of what follows), layers, archives, fix-ups, containers, temporary, other, total
+  what         images (no size but that of what follows), layers, archives, fix-ups, containers, partial (of downloads),
+               temporary, other, total
   count        how many there are; null for other and total
   bytes        on the disk
   prune_bytes  what prune would free; null where a damaged image leaves that open";

@@ -464,7 +464,9 @@ sys.exit(status or peak > 40 * 1024)";
 
     /// Whether a path of the store is where a pull puts things: this layer and its notes, blobs, the index, a fix-up.
     fn belongs(&self, path: &str, layer: &str) -> bool {
-        [layer, "image/blobs/sha256/", "image/index.json", "fixups/sha256/"].iter().any(|place| path.starts_with(place))
+        [layer, "image/blobs/sha256/", "image/index.json", "index.copy", "fixups/sha256/"]
+            .iter()
+            .any(|place| path.starts_with(place))
     }
 
     /// What a layer's directory has that holds nothing else, the victim's own path in short.

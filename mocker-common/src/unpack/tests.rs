@@ -603,7 +603,7 @@ fn what_no_honest_tool_writes_refuses_the_layer() {
     ];
     for (name, archive) in cases {
         let what = refused(archive);
-        assert!(what.starts_with("cannot "), "{name}: {what}");
+        assert!(what.contains("cannot "), "{name}: {what}");
     }
 }
 
@@ -755,7 +755,7 @@ proptest! {
                         prop_assert!(fs::symlink_metadata(into.join(OsStr::from_bytes(&link.path.0))).is_err_and(|error| error.raw_os_error() == Some(libc::ENOENT)));
                     }
                 }
-                Err(error) => prop_assert!(error.what.starts_with("cannot "), "{}", error),
+                Err(error) => prop_assert!(error.what.contains("cannot "), "{}", error),
             }
         }
         prop_assert_eq!(listing(&scratch.path().join("victim")), before);
