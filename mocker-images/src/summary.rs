@@ -107,6 +107,7 @@ impl Reader<'_> {
         std::thread::scope(|scope| {
             let read = |part: &[Entry]| {
                 let mut reader = Reader::new(store);
+                reader.images.reserve(part.len());
                 for Entry { manifest, .. } in part {
                     drop(reader.image(manifest)); // kept, also if it failed
                 }
@@ -190,7 +191,9 @@ impl Directory {
             let file = rustix::fs::openat(directory.as_ref().map_err(|errno| *errno)?, name, flags, Mode::empty())?;
             loop {
                 buffer.reserve(16 << 10);
-                if rustix::io::read(&file, rustix::buffer::spare_capacity(buffer))? == 0 {
+                let room = buffer.capacity() - buffer.len();
+                // A file gives all that is asked for but at its end (read(2)).
+                if rustix::io::read(&file, rustix::buffer::spare_capacity(buffer))? < room {
                     return Ok(());
                 }
             }
