@@ -23,8 +23,9 @@ use crate::progress::Progress;
 use crate::registry::Repository;
 use crate::registry::body::Source;
 use crate::registry::request::Body;
+use crate::registry::retry::{Attempts, random};
 use crate::registry::transport::Transport;
-use crate::registry::upload::{Outcome, Uploads};
+use crate::registry::upload::{Outcome, Published, Uploads};
 
 /// An image of the store with every file of it open: it can be removed meanwhile, and is pushed all the same.
 pub struct Stored {
@@ -123,15 +124,24 @@ async fn send(
     }
     let selector = to.tag.clone().unwrap_or_else(|| image.digest.to_string());
     let is_named = uploads.has_manifest(&selector, &image.digest).await?;
-    let outcomes = send_blobs(image, to, way, lenders, uploads).await?;
+    let mut attempts = Attempts::default();
+    loop {
+        let outcomes = send_blobs(image, to, way, lenders, uploads).await?;
+        if is_named && outcomes.iter().all(|outcome| *outcome == Outcome::WasThere) {
+            way.progress.say(&format!("{name}: unchanged {}", image.digest));
+            return Ok(());
+        }
 
-    // Everything is there. The manifest comes last: from then on the image can be pulled by its name.
-    if is_named && outcomes.iter().all(|outcome| *outcome == Outcome::WasThere) {
-        way.progress.say(&format!("{name}: unchanged {}", image.digest));
-        return Ok(());
+        // Everything is there. The manifest comes last: from then on the image can be pulled by its name.
+        let (bytes, media_type, path) = (image.bytes.clone(), image.manifest.media_type, image.path.clone());
+        let manifest = Body::Manifest { bytes, media_type, path };
+        let Published::Lacking(error) = uploads.publish(&selector, &image.digest, manifest).await? else { break };
+
+        // docker-registry on a disk says so while another push is just writing down the same blob.
+        let wait = attempts.wait(None, random()).ok_or(error)?;
+        way.progress.say(&format!("{name}: the registry misses a blob that it said it had; looking again"));
+        tokio::time::sleep(wait).await;
     }
-    let (bytes, media_type, path) = (image.bytes.clone(), image.manifest.media_type, image.path.clone());
-    uploads.publish(&selector, &image.digest, Body::Manifest { bytes, media_type, path }).await?;
     way.progress.say(&format!("{name}: pushed {}", image.digest));
     Ok(())
 }

@@ -41,6 +41,13 @@ pub enum Outcome {
     Sent,
 }
 
+/// What became of a manifest.
+pub enum Published {
+    Done,
+    /// the registry lacks a blob that the manifest lists, though it has said that it had them all
+    Lacking(Error),
+}
+
 impl Uploads {
     /// Where the next request of an upload goes.
     fn next_url(&self, answer: &Response) -> Result<Option<Url>, Failure> {
@@ -68,7 +75,7 @@ impl Uploads {
     }
 
     /// Sends the manifest, its bytes as they are stored. From then on the image can be pulled.
-    pub async fn publish(&self, selector: &str, digest: &Digest, manifest: Body) -> Result<(), Error> {
+    pub async fn publish(&self, selector: &str, digest: &Digest, manifest: Body) -> Result<Published, Error> {
         const WHY: &str =
             "it comes last: a registry takes a manifest only once it has all that it lists, and so do those who pull";
         let repository = &self.repository;
@@ -82,7 +89,14 @@ impl Uploads {
                 _ => Ok(()),
             }
         });
-        outcome.await.map_err(|failure| repository.explain(failure, &request, WHY))
+        match outcome.await {
+            Ok(()) => Ok(Published::Done),
+            Err(failure) => {
+                let lacking = failure.said.iter().any(|line| line.contains("BLOB_UNKNOWN"));
+                let error = repository.explain(failure, &request, WHY);
+                if lacking { Ok(Published::Lacking(error)) } else { Err(error) }
+            }
+        }
     }
 
     /// Brings a blob there, if possible from another repository of the same registry.

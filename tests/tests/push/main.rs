@@ -408,6 +408,20 @@ fn a_registry_in_trouble_is_asked_again_and_its_wish_to_wait_respected() {
 }
 
 #[test]
+fn a_blob_that_the_registry_has_lost_is_brought_again() {
+    let lab = Lab::new("misses");
+    lab.images(&["busybox"]);
+    let server = Server::start(&lab, |asked| match asked.is("PUT", "/manifests/") && asked.earlier == 0 {
+        true => Turn::Answer(Answer::error(400, "MANIFEST_BLOB_UNKNOWN")),
+        false if asked.is("HEAD", "/blobs/") && asked.earlier == 2 => Turn::Answer(Answer::status(404)),
+        false => Turn::Usual,
+    });
+    push(&lab, &["busybox", &format!("{}/a/b", server.address)]).succeeds().says("misses a blob");
+    assert_whole(&lab, &server, "busybox", "a/b:latest");
+    assert_eq!(server.count(Asked::brings_blob), 3, "two blobs, and one of them again");
+}
+
+#[test]
 fn a_refusal_is_explained() {
     let lab = Lab::new("refused");
     lab.images(&["busybox"]);
