@@ -59,7 +59,7 @@ pub fn unpack_blob(tar: impl Read, into: &Path, limits: &Limits, expansion: &Exp
 /// Names the entry in its error, unless that does so itself.
 fn naming(member: &Member, error: Error) -> Error {
     let entry = format!("'{}'", shown(&member.path));
-    if error.what.contains(&entry) { error } else { error.while_doing(entry) }
+    if error.what.contains(&entry) { error } else { error.while_doing(format_args!("cannot unpack {entry}")) }
 }
 
 /// A path as the tar has it, without `/` in front, doubled or behind, and without `.`; refused with `..`.
