@@ -95,9 +95,11 @@ impl<R: Read> Members<R> {
         let (mut long_name, mut long_link) = (None, None);
         let mut extended = false;
         loop {
-            self.skip(self.data + self.padding)?;
+            self.skip(self.data)?;
+            // Some tools (umoci insert) leave out what pads the last file; nothing is lost by it.
+            let is_cut = !self.skip_padding()?;
             (self.data, self.padding) = (0, 0);
-            let Some(header) = self.header()? else {
+            let Some(header) = (if is_cut { None } else { self.header()? }) else {
                 return match extended {
                     true => Err(damaged("it ends after an extended header, before the file this belongs to")),
                     false => Ok(None),
@@ -314,6 +316,17 @@ impl<R: Read> Members<R> {
             }
             content.extend_from_slice(chunk);
         }
+    }
+
+    /// False where the stream ends before the block is full.
+    fn skip_padding(&mut self) -> Result<bool, Error> {
+        while self.padding > 0 {
+            if self.source.is_empty() && !self.source.fill()? {
+                return Ok(false);
+            }
+            self.padding -= self.source.take(self.padding as usize).len() as u64;
+        }
+        Ok(true)
     }
 
     fn skip(&mut self, mut bytes: u64) -> Result<(), Error> {

@@ -107,6 +107,7 @@ impl Layer<'_> {
         match whiteout::read(&path)? {
             whiteout::Name::Plain => {}
             whiteout::Name::Aufs => return Ok(()),
+            _ if self.tree.is_within_file(&path)? => return Ok(()),
             whiteout::Name::Whiteout(hidden) => {
                 let beside = [&path[..path.len() - split(&path).1.len()], hidden].concat();
                 let real = self.tree.settle(&beside)?;

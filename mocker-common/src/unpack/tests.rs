@@ -112,6 +112,21 @@ fn listing(root: &Path) -> BTreeMap<PathBuf, String> {
 }
 
 #[test]
+fn a_last_file_without_its_padding_and_a_whiteout_within_a_file_are_no_harm() {
+    let archive = Archive::new().dir("t", 0o755).file("t/d", b"file").file("t/d/.wh.new", b"").file("t/e", b"content");
+    let scratch = scratch();
+    let layer = scratch.path().join("layer");
+    let cut = archive.bytes.len() - 512 + "content".len();
+    unpack(&archive.bytes[..cut], &layer, &Limits::default()).unwrap();
+    assert_eq!(fs::read(layer.join("t/d")).unwrap(), b"file");
+    assert_eq!(fs::read(layer.join("t/e")).unwrap(), b"content");
+    // But the content itself must be there.
+    fs::remove_dir_all(&layer).unwrap();
+    fs::create_dir(&layer).unwrap();
+    assert!(unpack(&archive.bytes[..cut - 1], &layer, &Limits::default()).is_err());
+}
+
+#[test]
 fn files_directories_and_links_come_out_as_the_tar_has_them() {
     let mut owned = header(b'0', b"bin/su", 0o4755);
     owned.set_uid(0);

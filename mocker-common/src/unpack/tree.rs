@@ -175,6 +175,29 @@ impl Tree {
         look_at(dir, split(path).1).map_err(|errno| unreadable(path, errno))
     }
 
+    /// Whether a path leads through a file of this layer. Whatever lower layers had there is gone with that file: a whiteout
+    /// at such a place, as umoci writes them, has nothing to hide, and must not make a directory of the file.
+    pub fn is_within_file(&mut self, path: &[u8]) -> Result<bool, Error> {
+        for end in path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(end, _)| end) {
+            let parent = &path[..end];
+            if self.directories.contains_key(parent) {
+                continue;
+            }
+            if self.links.contains_key(parent) {
+                return Ok(true);
+            }
+            match self.look(parent)? {
+                Found::Directory => {}
+                Found::Nothing | Found::Whiteout => return Ok(false),
+                Found::Other => {
+                    let dir = self.open(split(parent).0)?;
+                    return Ok(fs::readlinkat(dir, split(parent).1, Vec::new()).is_err());
+                }
+            }
+        }
+        Ok(false)
+    }
+
     /// The real path of an entry whose clean path this is. Afterwards its parent exists and is a directory.
     ///
     /// A parent that is a symbolic link is followed inside the root. Where its target is missing, it is made, as an

@@ -85,6 +85,7 @@ impl Model {
         match whiteout::read(&path)? {
             Name::Plain => {}
             Name::Aufs => return Ok(None),
+            _ if self.is_within_file(&path) => return Ok(None),
             Name::Whiteout(hidden) => {
                 let beside = [&path[..path.len() - split(&path).1.len()], hidden].concat();
                 let real = self.settle(&beside)?;
@@ -266,6 +267,20 @@ impl Model {
         let Some(still) = number(self) else { return false };
         self.names.insert(path.to_vec(), still);
         true
+    }
+
+    /// Whether a path leads through a file of this layer: a whiteout there has nothing to hide.
+    fn is_within_file(&self, path: &[u8]) -> bool {
+        let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(end, _)| end);
+        for parent in ends.map(|end| &path[..end]) {
+            match self.get(parent).map(|inode| &inode.kind) {
+                Some(Kind::Directory { .. }) => {}
+                Some(Kind::Symlink(_) | Kind::Whiteout) => return false,
+                Some(_) => return true,
+                None => return self.links.contains_key(parent),
+            }
+        }
+        false
     }
 
     fn whiteout(&mut self, path: &[u8]) {
