@@ -33,12 +33,17 @@ impl Reference {
         }
     }
 
-    /// The name as a person would type it: `nginx` for `docker.io/library/nginx`.
+    /// The name as a person would type it: `nginx` for `docker.io/library/nginx`. In full where the short form would mean
+    /// another image: `docker.io/library/a/b` is not `a/b`, nor `docker.io/a.b/c` the `c` of a registry `a.b`.
     pub fn familiar_name(&self) -> String {
-        match (self.registry.as_str(), self.repository.strip_prefix("library/")) {
-            ("docker.io", Some(short)) => short.into(),
-            ("docker.io", None) => self.repository.clone(),
-            _ => self.name(),
+        let full = self.name();
+        let short = match self.registry.as_str() {
+            "docker.io" => self.repository.strip_prefix("library/").unwrap_or(&self.repository),
+            _ => return full,
+        };
+        match short.parse::<Reference>() {
+            Ok(meant) if meant.repository == self.repository && meant.registry == self.registry => short.into(),
+            _ => full,
         }
     }
 
@@ -194,6 +199,8 @@ mod tests {
             ("127.0.0.1:5000/a", "127.0.0.1:5000/a:latest", "127.0.0.1:5000/a"),
             ("quay.io/org/app:v2", "quay.io/org/app:v2", "quay.io/org/app"),
             ("a--b/c__d.e:T.1-x", "docker.io/a--b/c__d.e:T.1-x", "a--b/c__d.e"),
+            ("docker.io/library/a/b", "docker.io/library/a/b:latest", "docker.io/library/a/b"),
+            ("docker.io/a.b/c", "docker.io/a.b/c:latest", "docker.io/a.b/c"),
         ];
         for (typed, full, familiar) in cases {
             let reference: Reference = typed.parse().unwrap();

@@ -625,7 +625,7 @@ fn what_no_honest_tool_writes_refuses_the_layer() {
 #[test]
 fn a_cut_off_tar_is_an_error_and_a_missing_end_marker_is_not() {
     let whole = Archive::new().file("x", &[1; 600]).bytes;
-    for cut in [1, 511, 513, 1024, 1535] {
+    for cut in [1, 511, 513, 1024, 1111] {
         let scratch = scratch();
         assert!(unpack(&whole[..cut], &scratch.path().join("layer"), &Limits::default()).is_err(), "{cut}");
     }
