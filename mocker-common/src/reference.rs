@@ -47,6 +47,13 @@ impl Reference {
         }
     }
 
+    /// The whole as a person would type it: `nginx`, `nginx:1.27`, `nginx@sha256:…`.
+    pub fn familiar(&self) -> String {
+        let tag = self.tag.as_ref().filter(|tag| *tag != "latest").map(|tag| format!(":{tag}")).unwrap_or_default();
+        let digest = self.digest.as_ref().map(|digest| format!("@{digest}")).unwrap_or_default();
+        format!("{}{tag}{digest}", self.familiar_name())
+    }
+
     /// Registry and repository: `docker.io/library/nginx`.
     pub fn name(&self) -> String {
         format!("{}/{}", self.registry, self.repository)
@@ -206,6 +213,7 @@ mod tests {
             let reference: Reference = typed.parse().unwrap();
             assert_eq!(reference.to_string(), full, "{typed}");
             assert_eq!(reference.familiar_name(), familiar, "{typed}");
+            assert_eq!(reference.familiar().parse::<Reference>().unwrap(), reference, "{typed}");
         }
         let pinned: Reference = format!("nginx:1@{digest}").parse().unwrap();
         assert_eq!(pinned.selector(), digest);

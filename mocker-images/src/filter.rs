@@ -1,5 +1,6 @@
 //! `--filter KEY=VALUE`: which images are listed. Docker's keys and rules.
 
+use jiff::Timestamp;
 use mocker_common::error::{Error, USAGE};
 use mocker_common::reference::Reference;
 use mocker_common::store::Store;
@@ -16,8 +17,8 @@ pub struct Filters {
     /// all of these must be there
     labels: Vec<(String, Option<String>)>,
     /// seconds and nanoseconds after 1970
-    before: Vec<(i64, u32)>,
-    since: Vec<(i64, u32)>,
+    before: Vec<Timestamp>,
+    since: Vec<Timestamp>,
 }
 
 impl Filters {
@@ -69,7 +70,7 @@ fn refused(filter: &str, cause: &str) -> Error {
 }
 
 /// When an image was built.
-fn created(store: &Store, reference: &str) -> Result<(i64, u32), Error> {
+fn created(store: &Store, reference: &str) -> Result<Timestamp, Error> {
     let entry = get::find(store, &reference.parse::<Reference>()?)?;
     let image = Reader::new(store).image(&entry.manifest)?;
     image.created.as_deref().and_then(age::instant).ok_or_else(|| {

@@ -22,7 +22,7 @@ pub fn find(store: &Store, reference: &Reference) -> Result<Entry, Error> {
         named => named,
     };
     found.ok_or_else(|| {
-        let name = familiar(reference);
+        let name = reference.familiar();
         Error::new(format!("no image {name} here; mocker-pull {name} gets it"))
     })
 }
@@ -55,11 +55,4 @@ fn find_by_id(store: &Store, id: &str) -> Result<Option<Entry>, Error> {
         _ => Err(Error::new(format!("{id} could be {} or {}", found[0].reference, found[1].reference))
             .hint("more digits, or the name")),
     }
-}
-
-/// A reference as a person would type it: `nginx`, `nginx:1.27`.
-pub fn familiar(reference: &Reference) -> String {
-    let tag = reference.tag.as_ref().filter(|tag| *tag != "latest").map(|tag| format!(":{tag}")).unwrap_or_default();
-    let digest = reference.digest.as_ref().map(|digest| format!("@{digest}")).unwrap_or_default();
-    format!("{}{tag}{digest}", reference.familiar_name())
 }

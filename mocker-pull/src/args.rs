@@ -6,6 +6,7 @@ use clap::Parser;
 use mocker_common::reference::Reference;
 use mocker_common::stage::ExplainArgs;
 use mocker_common::unpack::Limits;
+use mocker_pull::cli;
 use mocker_pull::platform::Platform;
 use mocker_pull::source::origin::Origin;
 
@@ -43,19 +44,12 @@ pub struct Args {
     #[arg(long)]
     pub document: bool,
     /// How long a registry may be silent, in seconds
-    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = cli::seconds)]
     pub timeout: Duration,
     #[command(flatten)]
     pub explain: ExplainArgs,
     #[command(flatten)]
     pub limits: Limits,
-}
-
-fn seconds(text: &str) -> Result<Duration, String> {
-    match text.trim_end_matches('s').parse::<u64>() {
-        Ok(seconds @ 1..=86_400) => Ok(Duration::from_secs(seconds)),
-        _ => Err("1 to 86400 seconds".into()),
-    }
 }
 
 fn jobs(text: &str) -> Result<usize, String> {

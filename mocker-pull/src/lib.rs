@@ -1,6 +1,6 @@
 //! The parts of mocker-pull.
 
-pub mod clock;
+pub mod cli;
 pub mod layer;
 pub mod lenders;
 pub mod manifest;

@@ -8,7 +8,6 @@ mod args;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use clap::Parser;
 use mocker_common::document::Document;
@@ -21,7 +20,7 @@ use mocker_pull::layer::Work;
 use mocker_pull::platform::Platform;
 use mocker_pull::progress::Progress;
 use mocker_pull::registry::transport::Transport;
-use mocker_pull::{pull, repair, source};
+use mocker_pull::{cli, pull, repair, source};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
@@ -50,7 +49,7 @@ fn recipe(args: &Args) -> Result<(), Error> {
     let result = local.block_on(&runtime, async {
         tokio::select! {
             result = pull_all(args, &store, findings) => result,
-            error = interrupted(&signals) => Err(error),
+            error = cli::interrupted(&signals) => Err(error),
         }
     });
 
@@ -125,14 +124,4 @@ fn hand_on(
 fn write_line(document: &Document) -> Result<(), Error> {
     writeln!(std::io::stdout().lock(), "{}", document.json())
         .map_err(|cause| Error::new(format!("cannot hand the document on: {cause}")))
-}
-
-/// Returns when a signal that ends a program has come: it is held back until nothing half-made is left.
-async fn interrupted(signals: &HeldSignals) -> Error {
-    loop {
-        if let Some(signal) = signals.pending() {
-            return Error::new(format!("interrupted by {signal}"));
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
 }

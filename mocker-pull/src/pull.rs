@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use mocker_common::clock::rfc3339;
 use mocker_common::digest::{DiffId, Digest, sha256};
 use mocker_common::error::{Error, failed};
 use mocker_common::image::{Config, Image};
@@ -13,7 +14,6 @@ use mocker_common::unpack::fixup;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use crate::clock::rfc3339;
 use crate::layer::{self, Work};
 use crate::manifest::{Descriptor, Kind, Layer, Manifest, kind};
 use crate::platform::{Platform, choose, offered};
@@ -27,7 +27,7 @@ const NESTED: usize = 4;
 
 /// Pulls an image. Afterwards it and all its parts are in the store, or the store's index is as before.
 pub async fn pull(work: &Arc<Work>, wish: &Wish, wanted: &Platform) -> Result<Image, Error> {
-    let (store, source, name) = (&work.store, &wish.source, familiar(&wish.name));
+    let (store, source, name) = (&work.store, &wish.source, wish.name.familiar());
     work.progress.say(&format!("{name}: pulling from {}", wish.origin));
 
     let (document, index) = resolve(source, &name, &wish.selector, wanted).await?;
@@ -123,13 +123,6 @@ impl Staged {
         }
         Ok(())
     }
-}
-
-/// `nginx`, `nginx:1.27`: as a person would type it.
-fn familiar(reference: &Reference) -> String {
-    let tag = reference.tag.as_ref().filter(|tag| *tag != "latest").map(|tag| format!(":{tag}")).unwrap_or_default();
-    let digest = reference.digest.as_ref().map(|digest| format!("@{digest}")).unwrap_or_default();
-    format!("{}{tag}{digest}", reference.familiar_name())
 }
 
 /// Asks for the manifest, and through an index for that of the wanted platform. Also returns the index's digest.

@@ -53,11 +53,11 @@ impl Stored {
     /// Opens an image, and refuses one that is not whole.
     pub fn open(store: &Store, reference: &Reference) -> Result<Stored, Error> {
         let entry = store.find(reference)?.ok_or_else(|| {
-            Error::new(format!("cannot push {}: no such image here", familiar(reference)))
+            Error::new(format!("cannot push {}: no such image here", reference.familiar()))
                 .hint("mocker-images   (lists what is here)")
         })?;
         let unusable = |error: Error| Error {
-            what: format!("cannot push {}: {}", familiar(reference), error.what),
+            what: format!("cannot push {}: {}", reference.familiar(), error.what),
             hint: "mocker-images verify   (names what is damaged; mocker-pull gets it again)".into(),
             ..error
         };
@@ -90,7 +90,7 @@ pub async fn push(
     stop: impl Future<Output = Error>,
 ) -> Result<(), Error> {
     if let Some(wanted) = to.digest.as_ref().filter(|wanted| **wanted != image.digest) {
-        return Err(Error::new(format!("cannot push it as {}: its digest is another", familiar(to)))
+        return Err(Error::new(format!("cannot push it as {}: its digest is another", to.familiar()))
             .said(format!("wanted {wanted}"))
             .said(format!("it has {}", image.digest))
             .why("a name with a digest is a promise of these very bytes"));
@@ -116,7 +116,7 @@ async fn send(
     lenders: &Lenders,
     uploads: &Arc<Uploads>,
 ) -> Result<(), Error> {
-    let name = familiar(to);
+    let name = to.familiar();
     way.progress.say(&format!("{name}: pushing to {}", to.registry));
     if image.is_one_of_many {
         way.progress
@@ -195,11 +195,4 @@ async fn shown(
         Outcome::Sent => bar.end(&format!("{} sent", format_size(source.blob.size))),
     }
     Ok(outcome)
-}
-
-/// `nginx`, `nginx:1.27`: as a person would type it.
-fn familiar(reference: &Reference) -> String {
-    let tag = reference.tag.as_ref().filter(|tag| *tag != "latest").map(|tag| format!(":{tag}")).unwrap_or_default();
-    let digest = reference.digest.as_ref().map(|digest| format!("@{digest}")).unwrap_or_default();
-    format!("{}{tag}{digest}", reference.familiar_name())
 }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use mocker_common::clock;
 use mocker_common::error::{Error, errno_text};
 use mocker_common::step::{Cause, Explained, report};
 use reqwest::Response;
@@ -11,7 +12,6 @@ use serde_json::Value;
 use super::limit::Limit;
 use super::request::{Authorized, Part};
 use super::retry::{LONGEST_WAIT, retry_after};
-use crate::clock;
 use crate::manifest::printable;
 
 /// An attempt that brought no answer, or one that says no.

@@ -24,6 +24,7 @@ pub mod upload;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use mocker_common::clock;
 use mocker_common::digest::{Digest, sha256};
 use mocker_common::error::Error;
 use mocker_common::explain;
@@ -37,7 +38,6 @@ use self::mirror::{Given, Mirror};
 use self::request::{Authorization, Part, Request};
 use self::retry::{Attempts, random};
 use self::transport::Transport;
-use crate::clock;
 use crate::progress::Progress;
 
 /// The largest manifest that is read (distribution-spec: a registry may refuse larger ones).

@@ -2,8 +2,6 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::clock;
-
 /// How often in a row a request may fail before it is given up.
 const ATTEMPTS: u32 = 5;
 /// The longest a registry may make us wait; beyond that a person decides.
@@ -113,9 +111,15 @@ pub fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
     let date = match value.parse::<u64>() {
         Ok(seconds @ 1_000_000_000..=9_999_999_999) => SystemTime::UNIX_EPOCH + Duration::from_secs(seconds),
         Ok(seconds) => return Some(Duration::from_secs(seconds.min(1 << 32))),
-        Err(_) => clock::http_date(value)?,
+        Err(_) => http_date(value)?,
     };
     Some(date.duration_since(now).unwrap_or_default())
+}
+
+/// `Sun, 06 Nov 1994 08:49:37 GMT`, the one form that servers still send (RFC 9110, IMF-fixdate).
+fn http_date(text: &str) -> Option<SystemTime> {
+    let date = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text).ok()?;
+    Some(date.into())
 }
 
 #[cfg(test)]
@@ -124,7 +128,7 @@ mod tests {
 
     #[test]
     fn a_registry_s_wish_to_wait_reads_in_both_forms() {
-        let now = clock::http_date("Sat, 08 Sep 2001 08:49:37 GMT").unwrap();
+        let now = http_date("Sat, 08 Sep 2001 08:49:37 GMT").unwrap();
         let cases = [
             ("0", Some(0)),
             (" 120 ", Some(120)),

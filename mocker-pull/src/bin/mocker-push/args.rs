@@ -6,6 +6,7 @@ use clap::Parser;
 use mocker_common::reference::Reference;
 use mocker_common::stage::ExplainArgs;
 use mocker_common::units::parse_size;
+use mocker_pull::cli;
 
 /// Sends an image of the store to a registry
 ///
@@ -31,17 +32,10 @@ pub struct Args {
     #[arg(long, short)]
     pub quiet: bool,
     /// How long a registry may be silent, in seconds; five times as long once it has the whole of a blob
-    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = cli::seconds)]
     pub timeout: Duration,
     #[command(flatten)]
     pub explain: ExplainArgs,
-}
-
-fn seconds(text: &str) -> Result<Duration, String> {
-    match text.trim_end_matches('s').parse::<u64>() {
-        Ok(seconds @ 1..=86_400) => Ok(Duration::from_secs(seconds)),
-        _ => Err("1 to 86400 seconds".into()),
-    }
 }
 
 fn jobs(text: &str) -> Result<usize, String> {

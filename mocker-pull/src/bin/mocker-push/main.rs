@@ -8,7 +8,6 @@ mod args;
 use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use clap::Parser;
 use mocker_common::error::{Error, failed};
@@ -16,6 +15,7 @@ use mocker_common::reference::Reference;
 use mocker_common::stage::HeldSignals;
 use mocker_common::store::Store;
 use mocker_common::{explain, stage};
+use mocker_pull::cli;
 use mocker_pull::lenders::Lenders;
 use mocker_pull::progress::Progress;
 use mocker_pull::push::{self, Stored, Way};
@@ -59,19 +59,9 @@ async fn push_all(args: &Args, image: &Stored, mut lenders: Lenders, signals: &H
     let own = Reference { digest: None, ..args.image.clone() };
     let destinations = if args.destinations.is_empty() { std::slice::from_ref(&own) } else { &args.destinations };
     for destination in destinations {
-        push::push(image, destination, &way, &mut lenders, interrupted(signals)).await?;
+        push::push(image, destination, &way, &mut lenders, cli::interrupted(signals)).await?;
         let line = format!("{}@{}\n", destination.name(), image.digest);
         std::io::stdout().lock().write_all(line.as_bytes()).map_err(failed("write", "the name"))?;
     }
     Ok(())
-}
-
-/// Returns when a signal that ends a program has come: it is held back until the registry knows that nothing more follows.
-async fn interrupted(signals: &HeldSignals) -> Error {
-    loop {
-        if let Some(signal) = signals.pending() {
-            return Error::new(format!("interrupted by {signal}"));
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
 }
