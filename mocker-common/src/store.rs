@@ -10,6 +10,7 @@
 //! tmp/              what is being made; complete things are renamed out of it, what is freed is renamed into it
 //! locks/            one a digest, `index`, `contents`; never removed
 //! index.copy        a second index.json: the images' names stand nowhere else
+//! pushed.json       where images were pushed, for mocker-push: a registry may lend a blob to another repository
 //! version           the number of this layout
 //! ```
 //!
