@@ -20,6 +20,44 @@ fn run_is_a_pipeline_of_the_tools() {
 }
 
 #[test]
+fn the_commands_about_images_are_calls_of_one_tool_or_two() {
+    let lab = Lab::new("images");
+    let cases = [
+        ("images", "mocker-images"),
+        ("images --digests 'a*'", "mocker-images list --digests 'a*'"),
+        ("push a localhost:5000/a", "mocker-push a localhost:5000/a"),
+        ("rmi a b", "mocker-images rm a b"),
+        ("save -o f.tar a", "mocker-images save -o f.tar a"),
+        ("load -i 'a file'", "mocker-pull - <'a file'"),
+        ("load", "mocker-pull -"),
+        ("commit lab a:1", "mocker-images commit lab a:1"),
+        ("system df --json", "mocker-images df --json"),
+        ("verify a", "mocker-images verify a"),
+    ];
+    for (command, pipeline) in cases {
+        assert_eq!(shown(&lab, command).trim_end(), pipeline, "{command}");
+    }
+    assert!(shown(&lab, "verify --repair a").contains("mocker-images verify a --json | mocker-pull --repair"));
+    lab.sh("mocker system prune").fails(125).says("mocker df");
+}
+
+/// What hides behind other damage shows only when that is mended: the command goes on until nothing is left.
+#[test]
+fn verify_repairs_what_hides_behind_other_damage() {
+    let lab = Lab::new("repair");
+    let registry = lab.registry();
+    let reference = registry.reference("busybox");
+    lab.sh(&format!(
+        "set -e; mocker pull {reference} >/dev/null; cd $MOCKER_ROOT
+         blob=$(ls -S image/blobs/sha256/* | head -1); echo damage >> $blob; rm layers/sha256/*/bin/sh"
+    ))
+    .succeeds();
+    lab.sh("mocker verify").fails(1);
+    lab.sh("mocker verify --repair").succeeds().prints(&format!("{reference}:latest ok"));
+    lab.sh(&format!("mocker run {reference} sh -c 'echo mended'")).succeeds().prints("mended");
+}
+
+#[test]
 fn flags_are_taken_in_all_of_dockers_forms() {
     let lab = Lab::new("flags");
     for (one, same) in [
