@@ -38,8 +38,9 @@ fn main() -> ExitCode {
 
 fn recipe(args: &Args) -> Result<(), Error> {
     let store = Store::open()?;
-    store.ensure()?;
+    // Findings first: the check before us in the pipe is still reading what `ensure` would put right.
     let findings = if args.repair { Some(repair::read()?) } else { None };
+    store.ensure()?;
     let signals = HeldSignals::hold()?;
 
     // One thread waits for the network; others, made where they are needed, hash and write.
