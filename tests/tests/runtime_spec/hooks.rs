@@ -127,7 +127,7 @@ fn each_hook_is_told_the_state_of_its_moment() {
 fn hooks_run_in_the_namespaces_that_are_theirs() {
     let runtime = Runtime::new("namespaces");
     let look = |name: &str, file: &str| {
-        hook(&format!("echo {name} $(readlink /proc/self/ns/mnt /proc/self/ns/net /proc/self/ns/uts) >> {file}"))
+        hook(&format!("echo {name} $(for kind in mnt net uts; do readlink /proc/self/ns/$kind; done) >> {file}"))
     };
     let notes = runtime.path("notes").display().to_string();
     let hooks = json!({
@@ -140,10 +140,10 @@ fn hooks_run_in_the_namespaces_that_are_theirs() {
     });
     let inside = runtime.live(
         "one",
-        "echo $(readlink /proc/self/ns/mnt /proc/self/ns/net /proc/self/ns/uts)",
+        "echo $(for kind in mnt net uts; do readlink /proc/self/ns/$kind; done)",
         &[("/hooks", hooks)],
     );
-    let outside = runtime.lab.sh("echo $(readlink /proc/self/ns/mnt /proc/self/ns/net /proc/self/ns/uts)").stdout;
+    let outside = runtime.lab.sh("echo $(for kind in mnt net uts; do readlink /proc/self/ns/$kind; done)").stdout;
     let text = runtime.text("notes") + &runtime.text("rootfs/tmp/notes");
     for line in text.lines() {
         let (name, seen) = line.split_once(' ').unwrap();
@@ -163,7 +163,7 @@ fn hooks_before_the_pivot_see_the_mounts_made() {
     assert_eq!(runtime.text("seen"), "1\n");
     // createRuntime finds the namespaces by the pid.
     let hooks = json!({"createRuntime": [hook(&format!(
-        "pid=$(sed 's/.*\"pid\": *\\([0-9]*\\).*/\\1/'); ip -n x link 2>/dev/null; nsenter -t $pid -n ip link add made type dummy && echo $? > {}",
+        "pid=$(sed 's/.*\"pid\": *\\([0-9]*\\).*/\\1/'); nsenter -t $pid -n ip link add made type bridge && echo $? > {}",
         runtime.path("made").display()
     ))]});
     assert!(runtime.live("two", "ls /sys/class/net", &[("/hooks", hooks)]).contains("made"));
@@ -275,7 +275,7 @@ fn a_hook_that_takes_too_long_is_ended() {
     let before = runtime.lab.snapshot();
     let slow = json!({"path": "/bin/sleep", "args": ["sleep", "3021"], "timeout": 1});
     runtime.refuses("one", &[("/hooks", json!({"createRuntime": [slow.clone()]}))]);
-    runtime.lab.sh("! pgrep -f 'sleep 3021'").succeeds();
+    runtime.lab.sh("! pgrep -f '[s]leep 3021'").succeeds();
     runtime.bundle("two", &[("/hooks", json!({"poststop": [slow]}))]);
     runtime.create("two").succeeds();
     runtime.call("delete --force two").succeeds();

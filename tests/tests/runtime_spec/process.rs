@@ -1,5 +1,10 @@
 //! config.md, root, process, user, host name: what the program is and what it finds.
 
+use std::fs::File;
+use std::io::{IoSliceMut, Read};
+use std::os::unix::net::UnixListener;
+
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use serde_json::{Value, json};
 use tests::Runtime;
 
@@ -42,8 +47,8 @@ fn standard_streams_are_the_callers() {
     let line = runtime.line("create --bundle one one");
     runtime.lab.sh(&format!("echo given | {line} 7</dev/null 8</etc/passwd >one.out 2>one.err")).succeeds();
     runtime.start("one").succeeds();
-    // 0, 1, 2 and the directory that ls reads.
-    assert_eq!(runtime.ended("one"), "given\n4\n");
+    // 0, 1, 2; the directory that ls reads is closed when it looks.
+    assert_eq!(runtime.ended("one"), "given\n3\n");
     assert_eq!(runtime.text("one.err"), "to-stderr\n");
     runtime.call("delete one").succeeds();
 }
@@ -183,16 +188,35 @@ fn a_terminal_has_the_size_and_the_devices() {
     let runtime = Runtime::new("terminal");
     let before = runtime.lab.snapshot();
     let changes = [("/process/terminal", json!(true)), ("/process/consoleSize", json!({"height": 33, "width": 99}))];
-    runtime.script(
-        "one",
-        "stty size; tty; test -c /dev/console && echo console; test -t 0 -a -t 1 -a -t 2 && echo all",
-        &changes,
-    );
-    // script(1) is the terminal of the caller; the runtime copies between it and the container's.
-    let line = runtime.line("run --bundle one one");
-    let out = runtime.lab.sh(&format!("script -qec '{line}' /dev/null </dev/null | tr -d '\\r'")).succeeds();
-    out.prints("33 99\n").prints("/dev/pts/0\n").prints("console\n").prints("all\n");
+    let script =
+        "stty size; tty; test -c /dev/console && echo console; test -t 0 -a -t 1 -a -t 2 && echo all; ls -l /dev/ptmx";
+    runtime.script("one", script, &changes);
+    let listener = UnixListener::bind(runtime.path("socket")).unwrap();
+    runtime.create_with("one", "--console-socket socket").succeeds();
+    let mut master = receive(&listener);
+    runtime.start("one").succeeds();
+    let mut text = Vec::new();
+    // A terminal that nobody holds open any more is EIO, not an end.
+    master.read_to_end(&mut text).unwrap_err();
+    let text = String::from_utf8_lossy(&text).replace('\r', "");
+    assert!(text.starts_with("33 99\n/dev/pts/0\nconsole\nall\n"), "{text}");
+    runtime.ended("one");
+    runtime.call("delete one").succeeds();
+    std::fs::remove_file(runtime.path("socket")).unwrap();
     runtime.lab.assert_same(&before);
+}
+
+/// The terminal that a runtime sends along a console socket.
+fn receive(listener: &UnixListener) -> File {
+    let (connection, _) = listener.accept().unwrap();
+    let (mut byte, mut space) = ([0; 64], [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))]);
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    recvmsg(&connection, &mut [IoSliceMut::new(&mut byte)], &mut ancillary, RecvFlags::CMSG_CLOEXEC).unwrap();
+    let descriptor = ancillary.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+        _ => None,
+    });
+    File::from(descriptor.expect("a descriptor comes along"))
 }
 
 #[test]

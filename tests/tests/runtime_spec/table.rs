@@ -28,5 +28,5 @@ fn every_test_of_the_table_is_there() {
         assert!(text.contains(&format!("fn {test}(")), "{name} is not there");
         count += 1;
     }
-    assert!(count > 100, "the table is read: {count}");
+    assert!(count > 80, "the table is read: {count}");
 }
