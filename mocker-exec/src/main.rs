@@ -25,6 +25,7 @@ mod runtime;
 mod seccomp;
 mod supervise;
 mod terminal;
+mod valid;
 
 use std::path::Path;
 use std::process::ExitCode;

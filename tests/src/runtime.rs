@@ -127,7 +127,7 @@ impl Runtime {
     pub fn refuses(&self, id: &str, changes: &[(&str, Value)]) -> Output {
         self.bundle(id, changes);
         let out = self.create(id);
-        assert_ne!(out.code(), 0, "{id} was created");
+        assert_ne!(out.code(), 0, "{id} was created: {changes:?}");
         assert_ne!(self.call(&format!("state {id}")).code(), 0, "{id} is there though it was refused");
         out
     }

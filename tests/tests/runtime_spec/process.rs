@@ -129,8 +129,11 @@ fn capabilities_are_the_listed_ones() {
 fn a_capability_that_cannot_be_given_is_a_warning() {
     let runtime = Runtime::new("no-capability");
     runtime.script("one", "echo works", &[("/process/capabilities/bounding/-", json!("CAP_NO_SUCH"))]);
-    let out = runtime.create("one").succeeds();
-    assert!(out.stderr.contains("CAP_NO_SUCH"), "{out}");
+    runtime.create("one").succeeds().says("CAP_NO_SUCH");
+    runtime.call("delete --force one").succeeds();
+    let line = runtime.line("--log log --log-format json create --bundle one one");
+    runtime.lab.sh(&format!("{line} </dev/null >one.out 2>one.err")).succeeds();
+    assert!(runtime.text("log").contains("CAP_NO_SUCH"), "{}", runtime.text("log"));
     runtime.call("delete --force one").succeeds();
 }
 
