@@ -21,7 +21,16 @@ pub fn check(document: &Document) -> Result<(), Error> {
     let namespaces: Vec<Namespace> = document.view("/linux/namespaces")?;
     once("linux.namespaces", namespaces.iter().map(|namespace| namespace.kind.as_str()))?;
     let sysctls: BTreeMap<String, String> = document.view("/linux/sysctl")?;
-    sysctls.keys().try_for_each(|name| sysctl(name, &namespaces))
+    sysctls.keys().try_for_each(|name| sysctl(name, &namespaces))?;
+    propagation(document.text("/linux/rootfsPropagation").unwrap_or_default())
+}
+
+fn propagation(kind: &str) -> Result<(), Error> {
+    // With an r before, as mount(8) has it: for all mounts below.
+    match kind.strip_prefix('r').unwrap_or(kind) {
+        "" | "shared" | "slave" | "private" | "unbindable" => Ok(()),
+        _ => Err(Error::new(format!("cannot run the container: {kind} is no linux.rootfsPropagation"))),
+    }
 }
 
 /// The 1.x series is compatible within itself, and with nothing else.
