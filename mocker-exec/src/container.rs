@@ -15,7 +15,7 @@ use crate::init::{self, Prepared};
 use crate::plan::{Plan, Root};
 use crate::supervise::{self, Running, Terminals};
 use crate::terminal::UserTerminal;
-use crate::{TOOL, cgroup, etc, identity, namespaces, rootfs, seccomp};
+use crate::{TOOL, cgroup, etc, identity, namespaces, netdev, rootfs, seccomp};
 
 /// How the tool was called, where that is not in the document.
 pub struct Settings<'a> {
@@ -70,7 +70,7 @@ fn prepare(plan: &Plan, settings: &Settings) -> Result<Prepared, Error> {
             .why("a pipe carries one thing: the document, or what the container is to read")
             .hint("… | mocker-exec -i --document-fd 3 3<&0 0<&4   with your own stdin kept before as 4: exec 4<&0"));
     }
-    plan.process.rlimits.iter().try_for_each(|limit| identity::limit_number(&limit.kind).map(drop))?;
+    identity::check(plan)?;
     let (mut capabilities, unknown) = Sets::from_document(&plan.capabilities)?;
     let missing = capabilities.limit_to(crate::capabilities::available()?);
     // Unknown or ungrantable capabilities are a warning, not an error (runtime-spec config.md, Linux Process).
@@ -104,7 +104,7 @@ fn start_and_wait(
     };
     drop(inside);
 
-    let started = start(plan, &running, &groups, &outside);
+    let started = start(plan, prepared, &running, &groups, &outside);
     let master = match started {
         Ok(master) => master,
         Err(error) => {
@@ -120,6 +120,7 @@ fn start_and_wait(
 /// Follows the container's start until its program runs. Returns the master of its terminal, if it has one.
 fn start(
     plan: &Plan,
+    prepared: &Prepared,
     running: &Running,
     groups: &cgroup::Groups,
     channel: &Channel,
@@ -132,7 +133,12 @@ fn start(
     loop {
         match channel.receive()? {
             Message::Terminal(descriptor) => master = Some(descriptor),
+            Message::Listener(descriptor) => {
+                seccomp::listener::hand_over(prepared.filter.as_ref(), descriptor, running.pid, &state)?;
+                channel.go()?;
+            }
             Message::Ready => {
+                netdev::move_into(&plan.net_devices, running.pid)?;
                 for hook in plan.hooks.prestart.iter().chain(&plan.hooks.create_runtime) {
                     hook.run(&state)?;
                 }

@@ -16,10 +16,11 @@ use crate::calls::mounts::Chdir;
 use crate::calls::process::{CloseOnExec, NewSession, Prctl, SetName};
 use crate::capabilities::Sets;
 use crate::channel::{Channel, Message};
+use crate::labels::Labels;
 use crate::namespaces::{self, Joins};
 use crate::plan::Plan;
 use crate::rootfs::{self, Rootfs};
-use crate::{devices, identity, loopback, mounts, program, reaper, seccomp, terminal};
+use crate::{devices, identity, loopback, mounts, program, reaper, scheduling, seccomp, terminal};
 
 /// What the parent prepared: everything that costs memory or may be refused is done before the fork.
 pub struct Prepared {
@@ -48,7 +49,7 @@ fn become_container(plan: &Plan, prepared: &Prepared, channel: &Channel) -> Resu
     if plan.makes_namespace("network") {
         loopback::bring_up()?;
     }
-    identity::prepare(plan)?;
+    let labels = identity::prepare(plan)?;
     let rootfs = rootfs::mount(plan)?;
     mounts::make(plan, &rootfs)?;
     devices::make(plan, &rootfs)?;
@@ -57,6 +58,7 @@ fn become_container(plan: &Plan, prepared: &Prepared, channel: &Channel) -> Resu
     // The group: entered from outside, while the mounts above were made.
     channel.ready()?;
     wait_for_go(channel)?;
+    scheduling::reset_affinity(0)?;
     namespaces::unshare_cgroup(plan)?;
     mounts::make_cgroups(plan, &rootfs)?;
     identity::set_sysctls(plan, &rootfs)?;
@@ -68,7 +70,7 @@ fn become_container(plan: &Plan, prepared: &Prepared, channel: &Channel) -> Resu
     finish_root(plan, rootfs)?;
     run_hooks(&plan.hooks.start_container, plan, "created")?;
     enter_working_directory(plan)?;
-    become_program(plan, prepared, channel, slave)
+    become_program(plan, prepared, &labels, channel, slave)
 }
 
 /// The container must not outlive the tool that cleans up after it.
@@ -149,6 +151,7 @@ fn make_missing_directories(cwd: &str) -> Result<(), Error> {
 fn become_program(
     plan: &Plan,
     prepared: &Prepared,
+    labels: &Labels,
     channel: &Channel,
     slave: Option<OwnedFd>,
 ) -> Result<Infallible, Error> {
@@ -165,7 +168,8 @@ fn become_program(
     step(CloseOnExec { from: 3 })
         .because("a descriptor of the host that stays open is a way out of the container (CVE-2024-21626)")?;
 
-    identity::assume(&plan.process, &prepared.capabilities, prepared.filter.as_ref())?;
+    let (capabilities, filter) = (&prepared.capabilities, prepared.filter.as_ref());
+    identity::assume(plan, &identity::Prepared { capabilities, filter, labels }, channel)?;
     // Between the change of user and the step after it a parent that died sent nothing: look whether it is there.
     if channel.is_closed() {
         return Err(Error { quiet: true, ..Error::new("mocker-exec is gone") });
