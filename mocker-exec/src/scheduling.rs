@@ -197,6 +197,7 @@ explained!(SetScheduler, "sched_setattr(2), sched(7)", |this| {
             "cat cpu.rt_runtime_us cpuset.cpus   (of the container's cgroup)",
         ),
         libc::EINVAL => diagnosis("the kernel does not have the policy, or the numbers do not fit it: runtime <= deadline <= period", "chrt --max"),
+        libc::EOPNOTSUPP => diagnosis("the kernel was built without CONFIG_UCLAMP_TASK", "zgrep UCLAMP /proc/config.gz"),
         libc::EBUSY => diagnosis("the CPUs have no time left to promise to a SCHED_DEADLINE process", ""),
         _ => Diagnosis::default(),
     },

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
-use mocker_common::error::{Error, failed};
+use mocker_common::error::{Error, errno_text, failed};
 use mocker_common::step::{Cause, KernelCall, step};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::{Value, json};
@@ -82,11 +82,17 @@ pub fn hand_over(filter: Option<&Program>, descriptor: OwnedFd, pid: i32, state:
     let Some(to) = filter.and_then(|filter| filter.listener.as_ref()) else {
         return Err(Error::new("cannot hand over the seccomp listener: the profile names no socket"));
     };
-    let socket = UnixStream::connect(&to.path)
-        .map_err(failed("hand over the seccomp listener: failed to connect with seccomp agent", &to.path))
-        .map_err(|error| {
-            error.hint("ss -xl   (does the process that should listen on linux.seccomp.listenerPath run?)")
-        })?;
+    let socket = UnixStream::connect(&to.path).map_err(|cause| {
+        // "No such file or directory" would be taken by engines for a program that is missing in the container.
+        let text = match cause.raw_os_error() {
+            Some(libc::ENOENT) => "there is no such socket (ENOENT)".into(),
+            Some(errno) => errno_text(errno),
+            None => cause.to_string(),
+        };
+        Error::new(format!("failed to connect with seccomp agent {}: {text}", to.path))
+            .why("SCMP_ACT_NOTIFY leaves calls of the container to the process that listens there")
+            .hint("ss -xl   (does anybody listen on linux.seccomp.listenerPath?)")
+    })?;
     let message = process_state(&to.metadata, pid, state).to_string();
     step(SendListener { socket: &socket, descriptor: descriptor.as_fd(), message: &message, path: &to.path })
         .because("the calls that wait for a decision are read and answered through this descriptor alone")
