@@ -76,10 +76,12 @@ pub fn check_process(process: &Process) -> Result<(), Error> {
 
 /// Sets what needs the host's /proc or the caller's privilege. Before the root is changed.
 pub fn prepare(plan: &Plan) -> Result<Labels, Error> {
-    labels::label_keys(&plan.process, false)?;
-    step(NewKeyring(plan.id.as_str()))
-        .because("the caller's session keyring may hold keys; the container would inherit it")?;
-    labels::label_keys(&plan.process, true)?;
+    if !plan.no_new_keyring {
+        labels::label_keys(&plan.process, false)?;
+        step(NewKeyring(plan.id.as_str()))
+            .because("the caller's session keyring may hold keys; the container would inherit it")?;
+        labels::label_keys(&plan.process, true)?;
+    }
     if let Some(score) = plan.process.oom_score_adj {
         write_proc("/proc/self/oom_score_adj", &score.to_string())?;
     }
