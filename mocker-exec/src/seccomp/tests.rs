@@ -532,13 +532,22 @@ fn seccomp_figures() {
         });
         times.min().unwrap_or_default()
     };
+    let text = serde_json::to_string(&profile).unwrap();
     let program = from_document(&profile).unwrap();
+    let parse = least(&mut || drop(serde_json::from_str::<Value>(&text)));
     let compile = least(&mut || drop(from_document(&profile)));
     let steps = run(&program.instructions, X86_64, 0, [0; 6]).1;
+    println!("{} bytes of JSON, parsed in {parse:?}", text.len());
     println!(
         "{} instructions, read and compiled in {compile:?}, read(2) judged in {steps}",
         program.instructions.len()
     );
+    // What a cache would cost at least: the profile as text again, for its hash, and a file that is opened and read.
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), vec![0; program.instructions.len() * 8]).unwrap();
+    let again = least(&mut || drop(serde_json::to_vec(&profile)));
+    let read = least(&mut || drop(std::fs::read(file.path())));
+    println!("a cache: {again:?} for the text that is hashed, {read:?} to read the file");
     let status = confined(|| {
         let program = from_document(&default_profile(&CAPABILITIES)).unwrap();
         let begin = std::time::Instant::now();

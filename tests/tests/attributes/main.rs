@@ -4,5 +4,6 @@
 mod agent;
 mod bundle;
 mod devices;
+mod exec;
 mod process;
 mod seccomp;
