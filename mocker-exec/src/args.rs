@@ -1,5 +1,6 @@
 //! The command line of mocker-exec.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
@@ -95,4 +96,10 @@ pub enum Command {
     },
     /// Remove what killed tools have left
     Prune,
+    /// Run a command in the user namespace that an ordinary user's containers live in, as root of it
+    Unshare {
+        /// Command and arguments [default: $SHELL]
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+        command: Vec<OsString>,
+    },
 }

@@ -104,7 +104,8 @@ fn start_and_wait(
     };
     drop(inside);
 
-    let mapped = plan.mappings.as_ref().map_or(Ok(()), |maps| userns::write_maps(running.pid, maps).and_then(|()| outside.go()));
+    let mapped =
+        plan.mappings.as_ref().map_or(Ok(()), |maps| userns::write_maps(running.pid, maps).and_then(|()| outside.go()));
     let started = mapped.and_then(|()| start(plan, &running, &groups, &outside));
     let master = match started {
         Ok(master) => master,

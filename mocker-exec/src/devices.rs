@@ -9,8 +9,8 @@ use rustix::fs::FileType;
 
 use crate::calls::files::{MakeLink, MakeNode};
 use crate::calls::mounts::{Bind, Target};
-use crate::plan::{Device, Plan};
 use crate::host_devices;
+use crate::plan::{Device, Plan};
 use crate::rootfs::Rootfs;
 
 /// name, major, minor: all readable and writable by everybody

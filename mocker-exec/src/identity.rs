@@ -4,13 +4,14 @@
 use std::os::fd::AsFd;
 
 use mocker_common::error::{Error, failed};
+use mocker_common::rootless;
 use mocker_common::step::step;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
 use crate::calls::files::WriteTo;
 use crate::calls::process::{NewKeyring, Prctl, SetGid, SetGroups, SetLimit, SetUid};
 use crate::capabilities::{self, Sets};
-use crate::plan::{Plan, Process};
+use crate::plan::{Plan, Process, User};
 use crate::rootfs::Rootfs;
 use crate::seccomp;
 
@@ -82,6 +83,21 @@ fn check_is_proc(file: std::os::fd::BorrowedFd<'_>, path: &str) -> Result<(), Er
     }
 }
 
+/// Where a user has mapped himself alone nobody may set groups: then the one that is there anyway need not be set.
+fn set_groups(user: &User) -> Result<(), Error> {
+    let set = step(SetGroups(&user.additional_gids))
+        .because("the caller's supplementary groups would open the host's files to the container");
+    match set {
+        Err(error) if error.errno == libc::EPERM && !rootless::may_set_groups() => {
+            match user.additional_gids.iter().all(|group| *group == user.gid) {
+                true => Ok(()),
+                false => Err(Error { likely: "in a user namespace with one id there is one group".into(), ..error }),
+            }
+        }
+        other => other,
+    }
+}
+
 /// Becomes the container's user with the container's rights, and no more. Afterwards only execve is left to do.
 pub fn assume(process: &Process, sets: &Sets, filter: Option<&seccomp::Program>) -> Result<(), Error> {
     for limit in &process.rlimits {
@@ -99,8 +115,7 @@ pub fn assume(process: &Process, sets: &Sets, filter: Option<&seccomp::Program>)
         .because("changing from user 0 to another clears the capabilities; some are to be kept")?;
 
     let user = &process.user;
-    step(SetGroups(&user.additional_gids))
-        .because("the caller's supplementary groups would open the host's files to the container")?;
+    set_groups(user)?;
     step(SetGid(user.gid)).because("before the user: afterwards the right to change groups is gone")?;
     step(SetUid(user.uid))
         .because("the program runs as the container's user, by number; names mean nothing to the kernel")?;

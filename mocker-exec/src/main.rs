@@ -37,7 +37,7 @@ use mocker_common::error::{Error, MOCKER_FAILED, failed};
 use mocker_common::stage::{self, Input};
 use mocker_common::state::{self, Directories};
 use mocker_common::store::Store;
-use mocker_common::{explain, hooks};
+use mocker_common::{explain, hooks, rootless};
 
 use args::{Args, Command};
 use container::Settings;
@@ -59,10 +59,17 @@ fn main() -> ExitCode {
     };
     explain::begin(told, "exec");
 
+    // A bundle that is run by an ordinary user brings its own user namespace; all else needs ours.
+    if !matches!(args.command, Some(Command::Run { .. }))
+        && let Err(error) = rootless::enter()
+    {
+        return stage::conclude(TOOL, Err(error.status(MOCKER_FAILED)));
+    }
     let outcome = match &args.command {
         None => run_document(&args),
         Some(Command::Run { bundle, id, .. }) => run_bundle(bundle, id),
         Some(Command::Delete { ids }) => return stage::conclude(TOOL, ids.iter().try_for_each(delete)),
+        Some(Command::Unshare { command }) => userns::unshare(command),
         Some(Command::Prune) => return stage::conclude(TOOL, stage::prune(TOOL, delete)),
     };
     match outcome {

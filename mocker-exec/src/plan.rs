@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::timens::Offsets;
-use crate::userns::Mappings;
+use crate::userns::{self, Mappings};
 
 /// `process` (runtime-spec config.md, Process).
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -194,7 +194,8 @@ impl Plan {
             return Err(Error::new(format!("cannot run {id}: it asks for no mount namespace of its own"))
                 .why("without one its mounts would be made on the host"));
         }
-        let mounts: Vec<Mount> = document.view("/mounts")?;
+        let mut mounts: Vec<Mount> = document.view("/mounts")?;
+        userns::adapt(&mut mounts, &namespaces)?;
         let cgroup: Cgroup = document.view("/mocker/cgroup")?;
         check_resources(document, id, &cgroup)?;
 
