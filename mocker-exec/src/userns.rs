@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::CommandExt;
 
 use mocker_common::document::Document;
@@ -21,7 +21,8 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 use serde::Deserialize;
 
 use crate::calls::files::WriteTo;
-use crate::calls::process::{Clone3, Cloned, Join, SetGid, SetGroups, SetUid, Unshare};
+use crate::calls::process::{Clone3, Cloned, Join, JoinAll, SetGid, SetGroups, SetUid, Unshare};
+use crate::channel::Channel;
 use crate::namespaces::Joins;
 use crate::plan::{Mount, Namespace, Plan};
 
@@ -120,8 +121,13 @@ impl From<&Mapping> for Line {
     }
 }
 
+/// Gives the child's new user namespace its maps, if it has one, and lets it go on. Outside.
+pub fn map(plan: &Plan, pid: i32, channel: &Channel) -> Result<(), Error> {
+    plan.mappings.as_ref().map_or(Ok(()), |mappings| write_maps(pid, mappings).and_then(|()| channel.go()))
+}
+
 /// Gives the child's new user namespace its maps. Outside, while the child waits for them.
-pub fn write_maps(pid: i32, mappings: &Mappings) -> Result<(), Error> {
+fn write_maps(pid: i32, mappings: &Mappings) -> Result<(), Error> {
     if rustix::process::geteuid().is_root() {
         write(pid, "uid_map", &text(&mappings.uid))?;
         return write(pid, "gid_map", &text(&mappings.gid));
@@ -192,11 +198,26 @@ pub fn is_own(file: &File) -> bool {
     rustix::fs::fstat(file).is_ok_and(|one| own.is_ok_and(|own| (one.st_dev, one.st_ino) == (own.st_dev, own.st_ino)))
 }
 
-/// What must be joined together with a process's other namespaces: CLONE_NEWUSER, or nothing if it shares ours.
-pub fn flag_to_join(pid: i32) -> Result<CloneFlags, Error> {
+/// For `exec`: the kinds of a container's namespaces without the user namespace, if it shares ours.
+pub fn kinds_to_join(kinds: CloneFlags, pid: i32) -> Result<CloneFlags, Error> {
+    if !kinds.contains(CloneFlags::CLONE_NEWUSER) {
+        return Ok(kinds);
+    }
     let path = format!("/proc/{pid}/ns/user");
     let file = File::open(&path).map_err(failed("open", &path))?;
-    Ok(if is_own(&file) { CloneFlags::empty() } else { CloneFlags::CLONE_NEWUSER })
+    Ok(if is_own(&file) { kinds.difference(CloneFlags::CLONE_NEWUSER) } else { kinds })
+}
+
+/// For `exec` by an ordinary user: only inside the user namespace has the tool the right to join the others, so it goes
+/// there itself. Root goes there last, by its child alone. Returns what is still to be joined.
+pub fn join_first(process: BorrowedFd<'_>, pid: i32, kinds: CloneFlags) -> Result<CloneFlags, Error> {
+    let user = CloneFlags::CLONE_NEWUSER;
+    if !kinds.contains(user) || rustix::process::geteuid().is_root() {
+        return Ok(kinds);
+    }
+    step(JoinAll { process, kinds: user, pid })
+        .because("an ordinary user has rights over the other namespaces only in the user namespace that owns them")?;
+    Ok(kinds.difference(user))
 }
 
 /// Changes what the default document asks for and the kernel refuses to an ordinary user's root: a group of terminals that
