@@ -47,7 +47,8 @@ pub fn limit_number(kind: &str) -> Result<u32, Error> {
 pub fn prepare(plan: &Plan) -> Result<(), Error> {
     step(NewKeyring(plan.id.as_str()))
         .because("the caller's session keyring may hold keys; the container would inherit it")?;
-    if let Some(score) = plan.process.oom_score_adj {
+    // In a user namespace it has been set from outside: the right to is the host's.
+    if let Some(score) = plan.process.oom_score_adj.filter(|_| !plan.has_namespace("user")) {
         write_proc("/proc/self/oom_score_adj", &score.to_string())?;
     }
     Ok(())
@@ -101,8 +102,14 @@ fn set_groups(user: &User) -> Result<(), Error> {
 /// Becomes the container's user with the container's rights, and no more. Afterwards only execve is left to do.
 pub fn assume(process: &Process, sets: &Sets, filter: Option<&seccomp::Program>) -> Result<(), Error> {
     for limit in &process.rlimits {
-        step(SetLimit { kind: &limit.kind, resource: limit_number(&limit.kind)?, soft: limit.soft, hard: limit.hard })
-            .because("set while still privileged: a hard limit may not be raised later")?;
+        step(SetLimit {
+            pid: 0,
+            kind: &limit.kind,
+            resource: limit_number(&limit.kind)?,
+            soft: limit.soft,
+            hard: limit.hard,
+        })
+        .because("set while still privileged: a hard limit may not be raised later")?;
     }
     if process.no_new_privileges {
         step(Prctl { option: libc::PR_SET_NO_NEW_PRIVS, name: "PR_SET_NO_NEW_PRIVS", value: 1 })

@@ -21,8 +21,9 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 use serde::Deserialize;
 
 use crate::calls::files::WriteTo;
-use crate::calls::process::{Clone3, Cloned, Join, JoinAll, SetGid, SetGroups, SetUid, Unshare};
+use crate::calls::process::{Clone3, Cloned, Join, JoinAll, SetGid, SetGroups, SetLimit, SetUid, Unshare};
 use crate::channel::Channel;
+use crate::identity::limit_number;
 use crate::namespaces::Joins;
 use crate::plan::{Mount, Namespace, Plan};
 
@@ -123,7 +124,30 @@ impl From<&Mapping> for Line {
 
 /// Gives the child's new user namespace its maps, if it has one, and lets it go on. Outside.
 pub fn map(plan: &Plan, pid: i32, channel: &Channel) -> Result<(), Error> {
+    set_limits(plan, pid)?;
     plan.mappings.as_ref().map_or(Ok(()), |mappings| write_maps(pid, mappings).and_then(|()| channel.go()))
+}
+
+/// Sets for a process that is in a user namespace, or about to be, what takes rights on the host. Outside.
+pub fn set_limits(plan: &Plan, pid: i32) -> Result<(), Error> {
+    if !plan.has_namespace("user") {
+        return Ok(());
+    }
+    for limit in &plan.process.rlimits {
+        let resource = limit_number(&limit.kind)?;
+        step(SetLimit { pid, kind: &limit.kind, resource, soft: limit.soft, hard: limit.hard })
+            .because("in there nobody may raise a hard limit, whatever the capabilities")?;
+    }
+    let Some(score) = plan.process.oom_score_adj else { return Ok(()) };
+    match write(pid, "oom_score_adj", &score.to_string()) {
+        // It shields from the kernel's choice of a victim; an ordinary user may offer himself only.
+        Err(error) if error.errno == libc::EACCES && !is_hosts_root() => Ok(()),
+        outcome => outcome,
+    }
+}
+
+fn is_hosts_root() -> bool {
+    rustix::process::geteuid().is_root() && !rootless::in_user_namespace()
 }
 
 /// Gives the child's new user namespace its maps. Outside, while the child waits for them.
@@ -147,6 +171,7 @@ fn write(pid: i32, name: &str, text: &str) -> Result<(), Error> {
     let file = openat(CWD, &path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|errno| failed("open", &path)(errno.into()))?;
     let written = step(WriteTo { file: file.as_fd(), shown: &path, text }).because(match name {
+        "oom_score_adj" => "asked for, and the right to lower it is the host's: in there nobody has it",
         "setgroups" => "a user who could drop a group could open what is closed to that group (CVE-2014-8989)",
         _ => "until ids are mapped the child is nobody in there, and can become no one; the map is written once",
     });

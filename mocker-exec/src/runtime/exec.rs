@@ -131,7 +131,7 @@ impl Process {
             Cloned::Parent { pid, pidfd } => Running { pid, pidfd },
         };
         drop(inside);
-        match follow(&running, &groups, &outside) {
+        match userns::set_limits(&self.plan, running.pid).and_then(|()| follow(&running, &groups, &outside)) {
             Ok(master) => Ok((running, master)),
             Err(error) => {
                 running.kill();
