@@ -4,6 +4,7 @@
 //! unlimited. Here every line is a step that can fail. Source: runtime-spec config-linux.md, Control groups.
 
 use std::borrow::Cow;
+use std::fs;
 
 use serde_json::Value;
 
@@ -188,6 +189,11 @@ pub fn apply(group: &Group, settings: &[Setting]) -> Result<(), Error> {
         }
     }
     refused.into_iter().try_for_each(|setting| write(group, setting))
+}
+
+/// The limit on memory that stands in a group of v1.
+pub fn memory_limit(group: &Group) -> Option<u64> {
+    fs::read_to_string(group.of("memory")?.join("memory.limit_in_bytes")).ok()?.trim().parse().ok()
 }
 
 fn write(group: &Group, setting: &Setting) -> Result<(), Error> {

@@ -93,8 +93,9 @@ fn cpu(usage: Object, kernel: u64, user: u64, throttling: [u64; 3]) -> Value {
 /// Nanoseconds; cpuacct.stat alone counts in hundredths of a second.
 fn cpu_v1(cpuacct: &Files, cpu_files: &Files) -> Value {
     const TICK_NS: u64 = 10_000_000;
-    let numbers =
-        |text: &str| text.split_ascii_whitespace().filter_map(|word| word.parse::<u64>().ok()).map(Value::from).collect();
+    let numbers = |text: &str| {
+        text.split_ascii_whitespace().filter_map(|word| word.parse::<u64>().ok()).map(Value::from).collect()
+    };
     let all = cpuacct.text("cpuacct.usage_all");
     let column = |index: usize| {
         let rows = all.lines().skip(1);

@@ -20,7 +20,7 @@ pub fn update(group: &Group, old: &Value, new: &Value) -> Result<Value, Error> {
     if resources.memory.check_before_update == Some(true) {
         check_memory(&resources, number(group, "memory.current"))?;
     }
-    let current = number(group, "memory.limit_in_bytes");
+    let current = limits::memory_limit(group);
     let settings = resources.settings_over(&group.hierarchies, current)?;
     limits::apply(group, &settings).inspect_err(|_| restore(group, old))?;
     Ok(merged)
@@ -40,7 +40,7 @@ fn completed(mut new: Resources, merged: &Resources) -> Resources {
 }
 
 fn restore(group: &Group, old: &Value) {
-    let current = number(group, "memory.limit_in_bytes");
+    let current = limits::memory_limit(group);
     let settings = Resources::parse(Some(old)).and_then(|old| old.settings_over(&group.hierarchies, current));
     if let Ok(settings) = settings {
         limits::apply(group, &settings).unwrap_or_default(); // the failure before is the one to tell
