@@ -15,7 +15,7 @@ use crate::init::{self, Prepared};
 use crate::plan::{Plan, Root};
 use crate::supervise::{self, Running, Terminals};
 use crate::terminal::UserTerminal;
-use crate::{TOOL, cgroup, etc, identity, namespaces, rootfs, seccomp};
+use crate::{TOOL, cgroup, etc, identity, namespaces, rootfs, seccomp, userns};
 
 /// How the tool was called, where that is not in the document.
 pub struct Settings<'a> {
@@ -104,7 +104,8 @@ fn start_and_wait(
     };
     drop(inside);
 
-    let started = start(plan, &running, &groups, &outside);
+    let mapped = plan.mappings.as_ref().map_or(Ok(()), |maps| userns::write_maps(running.pid, maps).and_then(|()| outside.go()));
+    let started = mapped.and_then(|()| start(plan, &running, &groups, &outside));
     let master = match started {
         Ok(master) => master,
         Err(error) => {

@@ -19,7 +19,7 @@ use crate::channel::{Channel, Message};
 use crate::namespaces::{self, Joins};
 use crate::plan::Plan;
 use crate::rootfs::{self, Rootfs};
-use crate::{devices, identity, loopback, mounts, program, reaper, seccomp, terminal};
+use crate::{devices, identity, loopback, mounts, program, reaper, seccomp, terminal, timens, userns};
 
 /// What the parent prepared: everything that costs memory or may be refused is done before the fork.
 pub struct Prepared {
@@ -40,11 +40,12 @@ pub fn run(plan: &Plan, prepared: &Prepared, channel: Channel) -> ! {
 }
 
 fn become_container(plan: &Plan, prepared: &Prepared, channel: &Channel) -> Result<Infallible, Error> {
+    enter_user_and_time(plan, channel)?;
     stay_bound_to_parent()?;
     rustix::process::umask(rustix::fs::Mode::empty());
 
     // The world: what it can see.
-    namespaces::join(&prepared.joins)?;
+    namespaces::join(plan, &prepared.joins)?;
     if plan.makes_namespace("network") {
         loopback::bring_up()?;
     }
@@ -69,6 +70,20 @@ fn become_container(plan: &Plan, prepared: &Prepared, channel: &Channel) -> Resu
     run_hooks(&plan.hooks.start_container, plan, "created")?;
     enter_working_directory(plan)?;
     become_program(plan, prepared, channel, slave)
+}
+
+/// Waits for the maps of its user namespace and becomes root in there; its clocks come before, while /proc/self is its own.
+fn enter_user_and_time(plan: &Plan, channel: &Channel) -> Result<(), Error> {
+    if plan.mappings.is_some() {
+        wait_for_go(channel)?;
+    }
+    if plan.makes_namespace("time") {
+        timens::enter_new(&plan.time_offsets)?;
+    }
+    match plan.has_namespace("user") {
+        true => userns::become_root().and_then(|()| userns::make_later(plan)),
+        false => Ok(()),
+    }
 }
 
 /// The container must not outlive the tool that cleans up after it.

@@ -11,6 +11,7 @@ mod channel;
 mod container;
 mod devices;
 mod etc;
+mod host_devices;
 mod identity;
 mod init;
 mod loopback;
@@ -24,6 +25,8 @@ mod rootfs;
 mod seccomp;
 mod supervise;
 mod terminal;
+mod timens;
+mod userns;
 
 use std::path::Path;
 use std::process::ExitCode;

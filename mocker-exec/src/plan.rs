@@ -14,6 +14,9 @@ use mocker_common::store::Store;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::timens::Offsets;
+use crate::userns::Mappings;
+
 /// `process` (runtime-spec config.md, Process).
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
@@ -130,6 +133,9 @@ pub struct Plan {
     pub domainname: Option<String>,
     pub mounts: Vec<Mount>,
     pub namespaces: Vec<Namespace>,
+    /// of a user namespace that is to be made
+    pub mappings: Option<Mappings>,
+    pub time_offsets: Offsets,
     pub devices: Vec<Device>,
     pub masked_paths: Vec<String>,
     pub readonly_paths: Vec<String>,
@@ -148,15 +154,12 @@ pub struct Plan {
 }
 
 /// What this tool cannot do for a container yet. Running without it would be less than was asked.
-const NOT_YET: [(&str, &str); 14] = [
+const NOT_YET: [(&str, &str); 11] = [
     ("/process/apparmorProfile", "AppArmor profiles"),
     ("/process/selinuxLabel", "SELinux labels"),
     ("/process/scheduler", "scheduler policies"),
     ("/process/ioPriority", "I/O priorities"),
     ("/process/execCPUAffinity", "CPU affinity"),
-    ("/linux/uidMappings", "user namespaces"),
-    ("/linux/gidMappings", "user namespaces"),
-    ("/linux/timeOffsets", "time namespaces"),
     ("/linux/personality", "personalities"),
     ("/linux/intelRdt", "Intel RDT"),
     ("/linux/mountLabel", "SELinux mount labels"),
@@ -183,7 +186,7 @@ impl Plan {
         check_process(&process)?;
         let namespaces: Vec<Namespace> = document.view("/linux/namespaces")?;
         for namespace in &namespaces {
-            if !["mount", "uts", "ipc", "pid", "network", "cgroup"].contains(&namespace.kind.as_str()) {
+            if !["mount", "uts", "ipc", "pid", "network", "cgroup", "user", "time"].contains(&namespace.kind.as_str()) {
                 return Err(Error::new(format!("cannot run {id}: mocker-exec makes no {} namespaces", namespace.kind)));
             }
         }
@@ -206,6 +209,8 @@ impl Plan {
             hostname: document.text("/hostname").map(str::to_string),
             domainname: document.text("/domainname").map(str::to_string),
             mounts,
+            mappings: Mappings::read(document, &namespaces)?,
+            time_offsets: Offsets::read(document, &namespaces)?,
             namespaces,
             devices: document.view("/linux/devices")?,
             masked_paths: document.view("/linux/maskedPaths")?,

@@ -362,13 +362,18 @@ impl KernelCall for Execute<'_> {
     }
 }
 
-const NAMESPACES: [(CloneFlags, &str, &str); 7] = [
+/// CLONE_NEWTIME, which nix does not name.
+pub const NEW_TIME: CloneFlags = CloneFlags::from_bits_retain(libc::CLONE_NEWTIME);
+
+const NAMESPACES: [(CloneFlags, &str, &str); 9] = [
     (CloneFlags::CLONE_NEWNS, "CLONE_NEWNS", "--mount"),
     (CloneFlags::CLONE_NEWPID, "CLONE_NEWPID", "--pid --fork"),
     (CloneFlags::CLONE_NEWUTS, "CLONE_NEWUTS", "--uts"),
     (CloneFlags::CLONE_NEWIPC, "CLONE_NEWIPC", "--ipc"),
     (CloneFlags::CLONE_NEWNET, "CLONE_NEWNET", "--net"),
     (CloneFlags::CLONE_NEWCGROUP, "CLONE_NEWCGROUP", "--cgroup"),
+    (CloneFlags::CLONE_NEWUSER, "CLONE_NEWUSER", "--user"),
+    (NEW_TIME, "CLONE_NEWTIME", "--time"),
     (CloneFlags::from_bits_retain(libc::CLONE_PIDFD), "CLONE_PIDFD", ""),
 ];
 
