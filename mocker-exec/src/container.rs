@@ -12,6 +12,7 @@ use crate::calls::process::Cloned;
 use crate::capabilities::Sets;
 use crate::channel::{Channel, Message};
 use crate::init::{self, Prepared};
+use crate::mounts::MountSources;
 use crate::plan::{Plan, Root};
 use crate::supervise::{self, Running, Terminals};
 use crate::terminal::UserTerminal;
@@ -93,12 +94,13 @@ fn start_and_wait(
     signals: &SignalFd,
 ) -> Result<u8, Error> {
     let groups = cgroup::open(plan)?;
+    let sources = MountSources::open(plan)?;
     supervise::stop_if_asked(signals)?;
     let (outside, inside) = Channel::pair()?;
     let running = match namespaces::clone_init(plan, &prepared.joins)? {
         Cloned::Child => {
             drop(outside);
-            init::run(plan, prepared, inside)
+            init::run(plan, prepared, &sources, inside)
         }
         Cloned::Parent { pid, pidfd } => Running { pid, pidfd },
     };

@@ -33,5 +33,4 @@ pub fn bind(path: &str, node: &MakeNode<'_>, rootfs: &Rootfs) -> Result<(), Erro
     step(call).because(WHY)
 }
 
-
 const WHY: &str = "a device node made in a user namespace would be a way round the host's permissions, so none can be made";

@@ -10,6 +10,7 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 use crate::calls::files::WriteTo;
 use crate::calls::process::{NewKeyring, Prctl, SetGid, SetGroups, SetLimit, SetUid};
 use crate::capabilities::{self, Sets};
+use crate::mounts::procfs::Procfs;
 use crate::plan::{Plan, Process};
 use crate::rootfs::Rootfs;
 use crate::seccomp;
@@ -54,13 +55,14 @@ pub fn prepare(plan: &Plan) -> Result<(), Error> {
 
 /// Writes the document's sysctls, through the /proc that was mounted for the container.
 pub fn set_sysctls(plan: &Plan, rootfs: &Rootfs) -> Result<(), Error> {
+    if plan.sysctl.is_empty() {
+        return Ok(());
+    }
+    let proc = Procfs::of_container(rootfs)?;
     for (name, value) in &plan.sysctl {
-        let path = format!("/proc/sys/{}", name.replace('.', "/"));
-        let target = rootfs.ensure_existing(&path)?;
-        check_is_proc(target.descriptor.as_fd(), &path)?;
-        let file = openat(CWD, target.path(), OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
-            .map_err(|errno| failed("open", &path)(errno.into()))?;
-        step(WriteTo { file: file.as_fd(), shown: &path, text: value })
+        let path = format!("sys/{}", name.replace('.', "/"));
+        let file = proc.open(&path, OFlags::WRONLY)?;
+        step(WriteTo { file: file.as_fd(), shown: &format!("/proc/{path}"), text: value })
             .because("asked for: this sysctl belongs to a namespace of the container and is its own")?;
     }
     Ok(())

@@ -17,6 +17,7 @@ use crate::calls::process::{CloseOnExec, NewSession, Prctl, SetName};
 use crate::capabilities::Sets;
 use crate::channel::{Channel, Message};
 use crate::namespaces::{self, Joins};
+use crate::mounts::MountSources;
 use crate::plan::Plan;
 use crate::rootfs::{self, Rootfs};
 use crate::{devices, identity, loopback, mounts, program, reaper, seccomp, terminal, timens, userns};
@@ -31,15 +32,15 @@ pub struct Prepared {
 }
 
 /// The child's whole life in this program. Never returns: it becomes the container's program, or ends.
-pub fn run(plan: &Plan, prepared: &Prepared, channel: Channel) -> ! {
+pub fn run(plan: &Plan, prepared: &Prepared, sources: &MountSources, channel: Channel) -> ! {
     explain::speak_as("init");
-    let Err(error) = become_container(plan, prepared, &channel);
+    let Err(error) = become_container(plan, prepared, sources, &channel);
     channel.failed(&error);
     // SAFETY: ends this process at once; nothing of the parent's is flushed twice.
     unsafe { libc::_exit(i32::from(error.exit_status())) }
 }
 
-fn become_container(plan: &Plan, prepared: &Prepared, channel: &Channel) -> Result<Infallible, Error> {
+fn become_container(plan: &Plan, prepared: &Prepared, sources: &MountSources, channel: &Channel) -> Result<Infallible, Error> {
     enter_user_and_time(plan, channel)?;
     stay_bound_to_parent()?;
     rustix::process::umask(rustix::fs::Mode::empty());
@@ -51,7 +52,7 @@ fn become_container(plan: &Plan, prepared: &Prepared, channel: &Channel) -> Resu
     }
     identity::prepare(plan)?;
     let rootfs = rootfs::mount(plan)?;
-    mounts::make(plan, &rootfs)?;
+    mounts::make(plan, &rootfs, sources)?;
     devices::make(plan, &rootfs)?;
     let slave = plan.process.terminal.then(|| terminal::make(plan, &rootfs, channel)).transpose()?;
 
@@ -59,7 +60,7 @@ fn become_container(plan: &Plan, prepared: &Prepared, channel: &Channel) -> Resu
     channel.ready()?;
     wait_for_go(channel)?;
     namespaces::unshare_cgroup(plan)?;
-    mounts::make_cgroups(plan, &rootfs)?;
+    mounts::make_cgroups(plan, &rootfs, sources)?;
     identity::set_sysctls(plan, &rootfs)?;
     mounts::guard_kernel_files(plan, &rootfs)?;
     set_names(plan)?;
@@ -124,7 +125,7 @@ fn finish_root(plan: &Plan, rootfs: Rootfs) -> Result<(), Error> {
     if plan.readonly {
         rootfs.make_readonly(!plan.cgroup.devices)?;
     }
-    rootfs.pivot()
+    rootfs.pivot(plan.no_pivot)
 }
 
 /// Steps into process.cwd, made where it is missing, as docker does.

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::timens::Offsets;
-use crate::userns::Mappings;
+use crate::userns::{Mapping, Mappings};
 
 /// `process` (runtime-spec config.md, Process).
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -66,6 +66,10 @@ pub struct Mount {
     pub source: String,
     #[serde(default)]
     pub options: Vec<String>,
+    #[serde(default, rename = "uidMappings")]
+    pub uid_mappings: Vec<Mapping>,
+    #[serde(default, rename = "gidMappings")]
+    pub gid_mappings: Vec<Mapping>,
 }
 
 /// One of `linux.namespaces`.
@@ -126,7 +130,11 @@ pub struct Cgroup {
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub id: ContainerId,
+    /// what relative paths of the document are relative to
+    pub bundle: PathBuf,
     pub root: Root,
+    /// leave the old root under the new one, where pivot_root is refused
+    pub no_pivot: bool,
     pub readonly: bool,
     pub process: Process,
     pub hostname: Option<String>,
@@ -203,7 +211,9 @@ impl Plan {
 
         Ok(Plan {
             id: id.clone(),
+            bundle: bundle.into(),
             root,
+            no_pivot: false,
             readonly: document.view("/root/readonly")?,
             process,
             hostname: document.text("/hostname").map(str::to_string),

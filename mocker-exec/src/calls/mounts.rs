@@ -3,8 +3,10 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use mocker_common::error::{Error, failed};
 use mocker_common::step::{Cause, Diagnosis, KernelCall, diagnosis};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MoveMountFlags, OpenTreeFlags};
 
 use super::explained;
@@ -20,6 +22,15 @@ impl Target {
     /// The path by which a mount call reaches exactly this descriptor.
     pub fn path(&self) -> String {
         format!("/proc/self/fd/{}", self.descriptor.as_raw_fd())
+    }
+
+    /// The directory of this name in it, and no link.
+    pub fn below(&self, name: &str, shown: String) -> Result<Target, Error> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match rustix::fs::openat(&self.descriptor, name, flags, Mode::empty()) {
+            Ok(descriptor) => Ok(Target { descriptor, shown }),
+            Err(errno) => Err(failed("open", shown)(errno.into())),
+        }
     }
 }
 
@@ -52,6 +63,40 @@ impl KernelCall for MountNew<'_> {
     fn call(&self) -> Result<(), Cause> {
         let data = (!self.data.is_empty()).then_some(self.data);
         Ok(mount(Some(self.source), self.target.path().as_str(), Some(self.kind), self.flags, data)?)
+    }
+}
+
+/// mount(2) with MS_BIND: shows a file or directory in a second place.
+pub struct Bind<'a> {
+    /// the path the kernel is given
+    pub source: &'a str,
+    /// the path a person knows it by
+    pub source_shown: &'a str,
+    pub target: &'a Target,
+    pub recursive: bool,
+}
+
+impl Bind<'_> {
+    fn flags(&self) -> MsFlags {
+        if self.recursive { MsFlags::MS_BIND | MsFlags::MS_REC } else { MsFlags::MS_BIND }
+    }
+}
+
+explained!(Bind<'a>, "mount(2), Creating a bind mount", |this| {
+    call: format!("mount({:?}, {:?}, NULL, {}, NULL)", this.source_shown, this.target.shown, flag_names(this.flags())),
+    aim: format!("show {} at {}", this.source_shown, this.target.shown),
+    by_hand: format!("mount --{} {} {}", if this.recursive { "rbind" } else { "bind" }, this.source_shown, this.target.shown),
+    diagnose: |errno| match errno {
+        libc::ENOENT => diagnosis("the source is not there", "ls -ld SOURCE"),
+        libc::ENOTDIR => diagnosis("one is a directory and the other is not: a file goes on a file, a directory on a directory", ""),
+        _ => Diagnosis::default(),
+    },
+});
+
+impl KernelCall for Bind<'_> {
+    type Output = ();
+    fn call(&self) -> Result<(), Cause> {
+        Ok(mount(Some(self.source), self.target.path().as_str(), None::<&str>, self.flags(), None::<&str>)?)
     }
 }
 
@@ -183,6 +228,32 @@ impl KernelCall for Remount<'_> {
     fn call(&self) -> Result<(), Cause> {
         let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | self.flags;
         Ok(mount(None::<&str>, self.target.path().as_str(), None::<&str>, flags, None::<&str>)?)
+    }
+}
+
+/// mount(2) with MS_REMOUNT: changes a file system's own options.
+pub struct RemountNew<'a> {
+    pub target: &'a Target,
+    pub flags: MsFlags,
+    pub data: &'a str,
+}
+
+explained!(RemountNew<'a>, "mount(2), Remounting an existing mount", |this| {
+    call: format!("mount(NULL, {:?}, NULL, {}, {:?})", this.target.shown, flag_names(MsFlags::MS_REMOUNT | this.flags), this.data),
+    aim: format!("remount {}", this.target.shown),
+    by_hand: format!("mount -o remount,{} {}", option_names(this.flags.difference(MsFlags::MS_REMOUNT), this.data), this.target.shown),
+    diagnose: |errno| match errno {
+        libc::EINVAL => diagnosis("it is not a mount point, or an option that this file system does not know", "findmnt; dmesg | tail"),
+        libc::EBUSY => diagnosis("it is to be read-only, and a file in it is open for writing", "fuser -m"),
+        _ => Diagnosis::default(),
+    },
+});
+
+impl KernelCall for RemountNew<'_> {
+    type Output = ();
+    fn call(&self) -> Result<(), Cause> {
+        let data = (!self.data.is_empty()).then_some(self.data);
+        Ok(mount(None::<&str>, self.target.path().as_str(), None::<&str>, MsFlags::MS_REMOUNT | self.flags, data)?)
     }
 }
 
