@@ -228,7 +228,10 @@ impl Rootfs {
         if no_pivot {
             move_over_the_old_root()?;
         } else {
+            let old = open_place(Path::new("/"))?;
             step(PivotRoot).because("a chroot can be walked out of; here the old tree itself is moved aside")?;
+            step(StepInto { directory: old.descriptor.as_fd(), shown: "the old root" })
+                .because("'.' is the new root still, and what comes next would hit its mounts")?;
             step(Propagate { path: ".", shown: ". (the old root)", flags: MsFlags::MS_SLAVE | MsFlags::MS_REC })
                 .because("unmounting the old root here must not unmount it on the host")?;
             step(Detach(".")).because("the host's tree still lies over the new root; without it no path leads back")?;
@@ -236,7 +239,8 @@ impl Rootfs {
         step(crate::calls::mounts::Chdir("/"))
             .because("the working directory is still the old root's place; a relative path would start outside")?;
         match self.propagation {
-            Some(flags) => step(Propagate { path: "/", shown: "/", flags })
+            // The root alone: each mount below has what its own options say.
+            Some(flags) => step(Propagate { path: "/", shown: "/", flags: flags.difference(MsFlags::MS_REC) })
                 .because("asked for: which mounts made below the root later are passed on, and which way"),
             None => Ok(()),
         }
