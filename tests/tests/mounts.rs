@@ -324,8 +324,7 @@ fn what_the_newer_specification_asks_is_there() {
     let own = |look: &str, case: Case| {
         let mut config = case.config(&lab, &plain);
         config["process"]["args"] = json!(["sh", "-c", look]);
-        let output = run(&lab, &config, "mocker", case.prepare).succeeds();
-        output.stdout.lines().map(normal_line).collect::<Vec<_>>().join("\n")
+        run(&lab, &config, "mocker", case.prepare).succeeds().stdout
     };
     let at_x = |case: Case| own("grep ' /x' /proc/self/mountinfo | sed 's/.* \\/x/\\/x/'", case);
     lab.sh("ln -s busybox image/bin/grep").succeeds();
