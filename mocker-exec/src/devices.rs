@@ -38,17 +38,15 @@ pub fn make(plan: &Plan, rootfs: &Rootfs) -> Result<(), Error> {
         return Ok(()); // the host's own /dev was bound there: nothing is made in it
     }
     let dev = rootfs.ensure_dir("/dev", 0o755)?;
+    let from_host = host_devices::needed(plan);
     // What the document says of a device that there would be anyway holds: it may give it another owner or mode.
     let asked = |path: &str| plan.devices.iter().any(|device| Path::new(&device.path) == Path::new(path));
     for (path, major, minor) in DEFAULT.into_iter().filter(|(path, ..)| !asked(path)) {
         let kind = FileType::CharacterDevice;
         let (_, name) = split(path);
         let node = MakeNode { parent: dev.descriptor.as_fd(), name, shown: path, kind, major, minor, mode: 0o666, owner: (0, 0) };
-        let made = place(plan, node, rootfs, |node| {
-            step(node)
-                .because("programs fail without it, and the image cannot bring it: its files are unpacked, not trusted")
-        });
-        match made {
+        let why = "programs fail without it, and the image cannot bring it: its files are unpacked, not trusted";
+        match place(node, rootfs, from_host, why) {
             Err(error) if error.errno == libc::EEXIST => {} // the image has another file there: as it wants
             outcome => outcome?,
         }
@@ -59,7 +57,7 @@ pub fn make(plan: &Plan, rootfs: &Rootfs) -> Result<(), Error> {
     if Path::new("/proc/kcore").exists() {
         link(&dev, "core", "/proc/kcore")?;
     }
-    plan.devices.iter().try_for_each(|device| make_asked(plan, device, rootfs))
+    plan.devices.iter().try_for_each(|device| make_asked(device, rootfs, from_host))
 }
 
 fn is_bound_dev(mount: &crate::plan::Mount) -> bool {
@@ -72,7 +70,7 @@ fn link(dev: &Target, name: &str, target: &str) -> Result<(), Error> {
         .because("shells and programs open these names; each leads to the process's own descriptors or terminals")
 }
 
-fn make_asked(plan: &Plan, device: &Device, rootfs: &Rootfs) -> Result<(), Error> {
+fn make_asked(device: &Device, rootfs: &Rootfs, from_host: bool) -> Result<(), Error> {
     let kind = match device.kind.as_str() {
         "c" | "u" => FileType::CharacterDevice,
         "b" => FileType::BlockDevice,
@@ -94,19 +92,14 @@ fn make_asked(plan: &Plan, device: &Device, rootfs: &Rootfs) -> Result<(), Error
         mode: device.file_mode.unwrap_or(0o666) & 0o7777,
         owner: (device.uid, device.gid),
     };
-    place(plan, node, rootfs, |node| step(node).because("the document gives the container this device"))
+    place(node, rootfs, from_host, "the document gives the container this device")
 }
 
 /// Makes the node or, where that is not allowed, shows the host's.
-fn place<'a>(
-    plan: &Plan,
-    node: MakeNode<'a>,
-    rootfs: &Rootfs,
-    make: impl FnOnce(MakeNode<'a>) -> Result<(), Error>,
-) -> Result<(), Error> {
-    match node.kind != FileType::Fifo && host_devices::needed(plan) {
+fn place(node: MakeNode<'_>, rootfs: &Rootfs, from_host: bool, why: &'static str) -> Result<(), Error> {
+    match from_host && node.kind != FileType::Fifo {
         true => host_devices::bind(node.shown, &node, rootfs),
-        false => make(node),
+        false => step(node).because(why),
     }
 }
 

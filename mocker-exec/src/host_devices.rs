@@ -19,7 +19,9 @@ pub fn needed(plan: &Plan) -> bool {
 pub fn bind(path: &str, node: &MakeNode<'_>, rootfs: &Rootfs) -> Result<(), Error> {
     let source = openat(CWD, path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
         .map_err(|errno| failed("find the host's device", path)(errno.into()))
-        .map_err(|error| error.why(WHY).hint("run the container without a user namespace, or make the node on the host"))?;
+        .map_err(|error| {
+            error.why(WHY).hint("run the container without a user namespace, or make the node on the host")
+        })?;
     let stat = fstat(&source).map_err(|errno| failed("look at", path)(errno.into()))?;
     let same = FileType::from_raw_mode(stat.st_mode) == node.kind && stat.st_rdev == makedev(node.major, node.minor);
     if !same {
@@ -33,4 +35,5 @@ pub fn bind(path: &str, node: &MakeNode<'_>, rootfs: &Rootfs) -> Result<(), Erro
     step(call).because(WHY)
 }
 
-const WHY: &str = "a device node made in a user namespace would be a way round the host's permissions, so none can be made";
+const WHY: &str =
+    "a device node made in a user namespace would be a way round the host's permissions, so none can be made";

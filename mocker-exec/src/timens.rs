@@ -42,7 +42,9 @@ impl Offsets {
             match namespaces.iter().find(|namespace| namespace.kind == "time") {
                 None => return refused("time offsets specified, but the document asks for no time namespace"),
                 Some(Namespace { path: Some(_), .. }) => {
-                    return refused("the time namespace is joined, and those of one that has processes cannot be changed");
+                    return refused(
+                        "the time namespace is joined, and those of one that has processes cannot be changed",
+                    );
                 }
                 Some(_) => {}
             }
@@ -64,7 +66,8 @@ impl Offsets {
 /// A process that clone3 puts into a new one finds it in use already, and can set nothing; one that unshares is not in
 /// it yet, only its children would be, so it joins what it has made.
 pub fn enter_new(offsets: &Offsets) -> Result<(), Error> {
-    step(Unshare(NEW_TIME)).because("asked for: its monotonic clock and its uptime are its own, those of the host another's")?;
+    step(Unshare(NEW_TIME))
+        .because("asked for: its monotonic clock and its uptime are its own, those of the host another's")?;
     let text = offsets.text();
     if !text.is_empty() {
         let shown = "/proc/self/timens_offsets";

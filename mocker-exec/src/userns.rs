@@ -4,13 +4,15 @@
 //! the tool writes the maps while the child waits; inside, the child becomes user 0 of the map. A child that is to stand in
 //! namespaces made by others goes there through a go-between, which still has the rights that joining takes.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::process::CommandExt;
 
 use mocker_common::document::Document;
-use mocker_common::error::{Error, errno_text, failed};
+use mocker_common::error::{Error, NOT_EXECUTABLE, NOT_FOUND, errno_text, failed};
 use mocker_common::rootless::{self, Line};
 use mocker_common::step::{Cause, Diagnosis, Explained, KernelCall, diagnosis, step};
 use nix::sched::CloneFlags;
@@ -19,9 +21,11 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 use serde::Deserialize;
 
 use crate::calls::files::WriteTo;
-use crate::calls::process::{Clone3, Cloned, Join, SetGid, SetGroups, SetUid, Unshare};
+use crate::calls::process::{Clone3, Cloned, Join, JoinAll, SetGid, SetGroups, SetLimit, SetUid, Unshare};
+use crate::channel::Channel;
+use crate::identity::limit_number;
 use crate::namespaces::Joins;
-use crate::plan::{Namespace, Plan};
+use crate::plan::{Mount, Namespace, Plan};
 
 /// `linux.uidMappings` and `linux.gidMappings`.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -91,8 +95,9 @@ fn check(key: &str, mappings: &[Mapping]) -> Result<(), Error> {
         }
     }
     if !mappings.iter().any(|one| one.container_id == 0) {
-        return refused("maps no id to 0".into())
-            .map_err(|error: Error| error.why("mounts and devices are made by the container's root: there must be one"));
+        return refused("maps no id to 0".into()).map_err(|error: Error| {
+            error.why("mounts and devices are made by the container's root: there must be one")
+        });
     }
     let length = text(mappings).len();
     match length < PAGE {
@@ -117,6 +122,34 @@ impl From<&Mapping> for Line {
     }
 }
 
+/// Gives the child's new user namespace its maps, if it has one, and lets it go on. Outside.
+pub fn map(plan: &Plan, pid: i32, channel: &Channel) -> Result<(), Error> {
+    set_limits(plan, pid)?;
+    plan.mappings.as_ref().map_or(Ok(()), |mappings| write_maps(pid, mappings).and_then(|()| channel.go()))
+}
+
+/// Sets for a process that is in a user namespace, or about to be, what takes rights on the host. Outside.
+pub fn set_limits(plan: &Plan, pid: i32) -> Result<(), Error> {
+    if !plan.has_namespace("user") {
+        return Ok(());
+    }
+    for limit in &plan.process.rlimits {
+        let resource = limit_number(&limit.kind)?;
+        step(SetLimit { pid, kind: &limit.kind, resource, soft: limit.soft, hard: limit.hard })
+            .because("in there nobody may raise a hard limit, whatever the capabilities")?;
+    }
+    let Some(score) = plan.process.oom_score_adj else { return Ok(()) };
+    match write(pid, "oom_score_adj", &score.to_string()) {
+        // It shields from the kernel's choice of a victim; an ordinary user may offer himself only.
+        Err(error) if error.errno == libc::EACCES && !is_hosts_root() => Ok(()),
+        outcome => outcome,
+    }
+}
+
+fn is_hosts_root() -> bool {
+    rustix::process::geteuid().is_root() && !rootless::in_user_namespace()
+}
+
 /// Gives the child's new user namespace its maps. Outside, while the child waits for them.
 pub fn write_maps(pid: i32, mappings: &Mappings) -> Result<(), Error> {
     if rustix::process::geteuid().is_root() {
@@ -138,12 +171,14 @@ fn write(pid: i32, name: &str, text: &str) -> Result<(), Error> {
     let file = openat(CWD, &path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|errno| failed("open", &path)(errno.into()))?;
     let written = step(WriteTo { file: file.as_fd(), shown: &path, text }).because(match name {
+        "oom_score_adj" => "asked for, and the right to lower it is the host's: in there nobody has it",
         "setgroups" => "a user who could drop a group could open what is closed to that group (CVE-2014-8989)",
         _ => "until ids are mapped the child is nobody in there, and can become no one; the map is written once",
     });
     written.map_err(|error| match error.errno {
         libc::EPERM => Error {
-            likely: "a host id is not the caller's to give: root's own namespace has it not, or it is another user's".into(),
+            likely: "a host id is not the caller's to give: root's own namespace has it not, or it is another user's"
+                .into(),
             hint: "cat /proc/self/uid_map /etc/subuid".into(),
             ..error
         },
@@ -156,10 +191,13 @@ fn write(pid: i32, name: &str, text: &str) -> Result<(), Error> {
 /// Afterwards the process is not dumpable and no signal tells it of its parent's death: the kernel clears both.
 pub fn become_root() -> Result<(), Error> {
     if rootless::may_set_groups() {
-        step(SetGroups(&[])).because("the caller's groups would stay with it, unseen, for they have no name in the map")?;
+        step(SetGroups(&[]))
+            .because("the caller's groups would stay with it, unseen, for they have no name in the map")?;
     }
-    step(SetGid(0)).because("files made from here on must belong to a group of the map; the caller's may not be in it")?;
-    step(SetUid(0)).because("it still has the caller's user id: what it makes would belong to the host's root, not its own")
+    step(SetGid(0))
+        .because("files made from here on must belong to a group of the map; the caller's may not be in it")?;
+    step(SetUid(0))
+        .because("it still has the caller's user id: what it makes would belong to the host's root, not its own")
         .map_err(|error| match error.errno {
             libc::EINVAL => Error { likely: "the namespace maps no id to 0".into(), ..error },
             _ => error,
@@ -185,11 +223,59 @@ pub fn is_own(file: &File) -> bool {
     rustix::fs::fstat(file).is_ok_and(|one| own.is_ok_and(|own| (one.st_dev, one.st_ino) == (own.st_dev, own.st_ino)))
 }
 
-/// What must be joined together with a process's other namespaces: CLONE_NEWUSER, or nothing if it shares ours.
-pub fn flag_to_join(pid: i32) -> Result<CloneFlags, Error> {
+/// For `exec`: the kinds of a container's namespaces without the user namespace, if it shares ours.
+pub fn kinds_to_join(kinds: CloneFlags, pid: i32) -> Result<CloneFlags, Error> {
+    if !kinds.contains(CloneFlags::CLONE_NEWUSER) {
+        return Ok(kinds);
+    }
     let path = format!("/proc/{pid}/ns/user");
     let file = File::open(&path).map_err(failed("open", &path))?;
-    Ok(if is_own(&file) { CloneFlags::empty() } else { CloneFlags::CLONE_NEWUSER })
+    Ok(if is_own(&file) { kinds.difference(CloneFlags::CLONE_NEWUSER) } else { kinds })
+}
+
+/// For `exec` by an ordinary user: only inside the user namespace has the tool the right to join the others, so it goes
+/// there itself. Root goes there last, by its child alone. Returns what is still to be joined.
+pub fn join_first(process: BorrowedFd<'_>, pid: i32, kinds: CloneFlags) -> Result<CloneFlags, Error> {
+    let user = CloneFlags::CLONE_NEWUSER;
+    if !kinds.contains(user) || rustix::process::geteuid().is_root() {
+        return Ok(kinds);
+    }
+    step(JoinAll { process, kinds: user, pid })
+        .because("an ordinary user has rights over the other namespaces only in the user namespace that owns them")?;
+    Ok(kinds.difference(user))
+}
+
+/// Changes what the default document asks for and the kernel refuses to an ordinary user's root: a group of terminals that
+/// has no id in here, and a sysfs of a network namespace that belongs to the host.
+pub fn adapt(mounts: &mut [Mount], namespaces: &[Namespace]) -> Result<(), Error> {
+    if !rootless::in_user_namespace() {
+        return Ok(());
+    }
+    for mount in mounts {
+        if mount.kind == "devpts" {
+            let is_known = |option: &String| match option.strip_prefix("gid=").map(str::parse) {
+                Some(Ok(gid)) => rootless::is_mapped("gid_map", gid),
+                _ => true,
+            };
+            mount.options.retain(is_known);
+        }
+        if mount.kind == "sysfs" && !namespaces.iter().any(|namespace| namespace.kind == "network") {
+            mount.kind = "bind".into();
+            mount.source = "/sys".into();
+            mount.options.push("rbind".into());
+        }
+    }
+    Ok(())
+}
+
+/// `unshare COMMAND…`: becomes the command, in the user namespace that this process has entered.
+pub fn unshare(command: &[OsString]) -> Result<u8, Error> {
+    let shell = || std::env::var_os("SHELL").unwrap_or_else(|| "/bin/sh".into());
+    let mut words = command.iter().cloned();
+    let program = words.next().unwrap_or_else(shell);
+    let cause = std::process::Command::new(&program).args(words).exec();
+    let status = if cause.kind() == std::io::ErrorKind::NotFound { NOT_FOUND } else { NOT_EXECUTABLE };
+    Err(failed("run", program.display())(cause).status(status))
 }
 
 /// clone3(2) with CLONE_PARENT: the child is the caller's sibling.
@@ -241,8 +327,9 @@ pub fn clone_through(joins: &Joins, namespaces: CloneFlags) -> Result<Cloned, Er
     let forked = unsafe { nix::unistd::fork() };
     let forked = forked.map_err(|errno| Error::new(format!("cannot make a process: {}", errno_text(errno as i32))))?;
     let ForkResult::Parent { child } = forked else {
-        let outcome = join_all(joins)
-            .and_then(|()| step(CloneSibling(namespaces)).because("born here, it has these and its own; its parent is ours"));
+        let outcome = join_all(joins).and_then(|()| {
+            step(CloneSibling(namespaces)).because("born here, it has these and its own; its parent is ours")
+        });
         if outcome == Ok(0) {
             return Ok(Cloned::Child);
         }
@@ -254,12 +341,15 @@ pub fn clone_through(joins: &Joins, namespaces: CloneFlags) -> Result<Cloned, Er
     drop(writer);
     let mut answer = vec![0; 64 << 10];
     // One read: the child that was made still has the other end open.
-    let length = File::from(reader).read(&mut answer).map_err(failed("hear", "the process that makes the container"))?;
-    nix::sys::wait::waitpid(child, None).map_err(|errno| Error::new(format!("cannot wait: {}", errno_text(errno as i32))))?;
+    let length =
+        File::from(reader).read(&mut answer).map_err(failed("hear", "the process that makes the container"))?;
+    nix::sys::wait::waitpid(child, None)
+        .map_err(|errno| Error::new(format!("cannot wait: {}", errno_text(errno as i32))))?;
     let outcome: Result<i32, Error> = serde_json::from_slice(&answer[..length])
         .map_err(|_| Error::new("cannot make the container: the process that was to join its namespaces is gone"))?;
     let pid = outcome?;
-    let number = rustix::process::Pid::from_raw(pid).ok_or_else(|| Error::new("cannot make the container: no process"))?;
+    let number =
+        rustix::process::Pid::from_raw(pid).ok_or_else(|| Error::new("cannot make the container: no process"))?;
     // Ours to reap, so the number cannot be another's meanwhile.
     let pidfd = rustix::process::pidfd_open(number, rustix::process::PidfdFlags::empty())
         .map_err(|errno| failed("watch", "the container")(errno.into()))?;
@@ -271,8 +361,9 @@ fn join_all(joins: &Joins) -> Result<(), Error> {
     let user = joins.0.iter().find(|(kind, ..)| *kind == "user");
     let mut later = Vec::new();
     for one @ (kind, flag, file, shown) in joins.0.iter().filter(|(kind, ..)| *kind != "user") {
-        let joined = step(Join { namespace: file.as_fd(), kind, flag: *flag, shown })
-            .because("the container shares it; its owner is no concern of the container's root, so it is joined before");
+        let joined = step(Join { namespace: file.as_fd(), kind, flag: *flag, shown }).because(
+            "the container shares it; its owner is no concern of the container's root, so it is joined before",
+        );
         match joined {
             Err(error) if error.errno == libc::EPERM && user.is_some() => later.push(one),
             other => other?,
@@ -303,7 +394,9 @@ mod tests {
     }
 
     fn ranges(list: &[(u32, u32, u32)]) -> Value {
-        list.iter().map(|(inside, outside, size)| json!({"containerID": inside, "hostID": outside, "size": size})).collect()
+        list.iter()
+            .map(|(inside, outside, size)| json!({"containerID": inside, "hostID": outside, "size": size}))
+            .collect()
     }
 
     #[test]

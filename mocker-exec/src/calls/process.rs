@@ -100,6 +100,32 @@ impl KernelCall for Join<'_> {
     }
 }
 
+/// setns(2) with a pidfd: several namespaces of a process at once.
+pub struct JoinAll<'a> {
+    pub process: BorrowedFd<'a>,
+    pub kinds: CloneFlags,
+    pub pid: i32,
+}
+
+explained!(JoinAll<'a>, "setns(2)", |this| {
+    call: format!("setns(pidfd of {}, {})", this.pid, namespace_flags(this.kinds)),
+    aim: format!("join the namespaces of process {}", this.pid),
+    by_hand: format!("nsenter --target {} {} …", this.pid, unshare_options(this.kinds)),
+    diagnose: |errno| match errno {
+        libc::EPERM => diagnosis("the caller lacks CAP_SYS_ADMIN here, or in the user namespace that owns these", "run it as the user who made the container"),
+        libc::ESRCH => diagnosis("the process has just ended", ""),
+        libc::EINVAL => diagnosis("the kernel is older than 5.8", "uname -r"),
+        _ => Diagnosis::default(),
+    },
+});
+
+impl KernelCall for JoinAll<'_> {
+    type Output = ();
+    fn call(&self) -> Result<(), Cause> {
+        Ok(nix::sched::setns(self.process, self.kinds)?)
+    }
+}
+
 /// sethostname(2) or setdomainname(2).
 pub struct SetName<'a> {
     pub domain: bool,
@@ -188,8 +214,10 @@ impl KernelCall for Prctl {
     }
 }
 
-/// prlimit(2) of the calling process.
+/// prlimit(2).
 pub struct SetLimit<'a> {
+    /// 0: the calling one
+    pub pid: i32,
     pub kind: &'a str,
     pub resource: u32,
     pub soft: u64,
@@ -197,7 +225,7 @@ pub struct SetLimit<'a> {
 }
 
 explained!(SetLimit<'a>, "getrlimit(2)", |this| {
-    call: format!("prlimit(0, {}, {{{}, {}}})", this.kind, this.soft, this.hard),
+    call: format!("prlimit({}, {}, {{{}, {}}})", this.pid, this.kind, this.soft, this.hard),
     aim: format!("set {} to {}:{}", this.kind, this.soft, this.hard),
     by_hand: format!("prlimit --{}={}:{} …", this.kind.trim_start_matches("RLIMIT_").to_lowercase(), this.soft, this.hard),
     diagnose: |errno| match errno {
@@ -212,7 +240,7 @@ impl KernelCall for SetLimit<'_> {
     fn call(&self) -> Result<(), Cause> {
         let limit = libc::rlimit64 { rlim_cur: self.soft, rlim_max: self.hard };
         // SAFETY: the kernel reads the structure during the call only.
-        match unsafe { libc::syscall(libc::SYS_prlimit64, 0, self.resource, &raw const limit, 0) } {
+        match unsafe { libc::syscall(libc::SYS_prlimit64, self.pid, self.resource, &raw const limit, 0) } {
             -1 => Err(Cause::last()),
             _ => Ok(()),
         }
