@@ -101,7 +101,7 @@ fn new(mount: &Mount, options: &Options, rootfs: &Rootfs, target: &Target, data:
 
 /// Whether a read-only mount is writable until everything in it is made: mount points, device nodes.
 fn is_readonly_later(mount: &Mount) -> bool {
-    mount.kind == "tmpfs" || mount.destination.trim_end_matches('/') == "/dev"
+    mount.kind == "tmpfs" || mount.destination.trim_end_matches('/') == "/dev" || cgroups::is_by_controller(mount)
 }
 
 /// Makes read-only what had to be written to until now. After everything that is made in there.

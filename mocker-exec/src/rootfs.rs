@@ -146,6 +146,11 @@ impl Rootfs {
         self.look_up(path, false)
     }
 
+    /// The same, where no link may be on the way: ELOOP.
+    pub fn find_without_links(&self, path: &str) -> Result<Option<Target>, Error> {
+        self.look_up(path, true)
+    }
+
     fn look_up(&self, path: &str, no_links: bool) -> Result<Option<Target>, Error> {
         let open = OpenIn { root: self.descriptor.as_fd(), path, flags: OFlags::PATH, no_links };
         // Told only when it fails: one look-up a mount would drown the narrative.
@@ -198,11 +203,11 @@ impl Rootfs {
     /// The directory at a path to which no link leads, made where it is missing. ELOOP if there is one on the way, ENOTDIR
     /// if it is something else.
     pub fn ensure_plain_dir(&self, path: &str) -> Result<Target, Error> {
-        let found = match self.look_up(path, true)? {
+        let found = match self.find_without_links(path)? {
             Some(found) => found,
             None => {
                 self.ensure_dir(path, 0o755)?;
-                self.look_up(path, true)?.ok_or_else(|| Error::new(format!("cannot find {path} in the container")))?
+                self.find_without_links(path)?.ok_or_else(|| Error::new(format!("cannot find {path} in the container")))?
             }
         };
         match is_dir(&found)? {

@@ -46,10 +46,15 @@ pub fn waiting(mounts: &[Mount]) -> Vec<bool> {
 pub fn make(plan: &Plan, mount: &Mount, rootfs: &Rootfs) -> Result<(), Error> {
     let options = Options::read(&mount.options);
     let target = rootfs.ensure_dir(&mount.destination, 0o755)?;
-    match mount.kind == "cgroup2" || is_unified() {
-        true => unified(plan, mount, &options, rootfs, &target),
-        false => by_controller(plan, mount, &options, rootfs, &target),
+    match is_by_controller(mount) {
+        true => by_controller(plan, mount, &options, rootfs, &target),
+        false => unified(plan, mount, &options, rootfs, &target),
     }
+}
+
+/// Whether this mount is a tmpfs with a directory a hierarchy.
+pub fn is_by_controller(mount: &Mount) -> bool {
+    mount.kind == "cgroup" && !is_unified()
 }
 
 /// Whether the machine has cgroup v2 alone.
@@ -107,10 +112,6 @@ fn by_controller(
             step(MakeLink { parent: place.descriptor.as_fd(), name: controller, target: &name })
                 .because("several controllers share this hierarchy; programs look for each by its own name")?;
         }
-    }
-    if options.is_readonly() {
-        step(Remount { target: &place, flags: NEVER | MsFlags::MS_RDONLY })
-            .because("nothing is to be added among the hierarchies")?;
     }
     Ok(())
 }

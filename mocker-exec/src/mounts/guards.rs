@@ -31,7 +31,7 @@ pub fn guard_kernel_files(plan: &Plan, rootfs: &Rootfs) -> Result<(), Error> {
             false => {
                 let null = match &mut null {
                     Some(null) => null,
-                    none => none.insert(the_null_device()?),
+                    none => none.insert(null_device(rootfs)?),
                 };
                 let call = Bind { source: &null.path(), source_shown: "/dev/null", target: &found, recursive: false };
                 step(call).because("it tells about the host's memory or keys; reading it now gives nothing")?;
@@ -66,17 +66,26 @@ fn hide_directory(found: &Target, rootfs: &Rootfs, empty: &mut Option<Target>) -
     Ok(())
 }
 
-/// The host's /dev/null, checked to be the null device. The container's own may be a link to a kernel file, which would
-/// then be opened for writing in place of the one that is hidden (CVE-2025-31133).
-fn the_null_device() -> Result<Target, Error> {
+/// The null device, held by its descriptor: the container's own or, if that is something else, the host's. A link in its
+/// place would show one kernel file, open for writing, where another is to be hidden (CVE-2025-31133).
+fn null_device(rootfs: &Rootfs) -> Result<Target, Error> {
+    if let Ok(Some(own)) = rootfs.find_without_links("/dev/null")
+        && is_null(&own)
+    {
+        return Ok(own);
+    }
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let refused = |errno: rustix::io::Errno| failed("look at", "/dev/null")(errno.into());
-    let descriptor = openat(CWD, "/dev/null", flags, Mode::empty()).map_err(refused)?;
-    let stat = fstat(&descriptor).map_err(refused)?;
-    let is_null =
-        FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == makedev(1, 3);
-    match is_null {
-        true => Ok(Target { descriptor, shown: "/dev/null".into() }),
+    let descriptor = openat(CWD, "/dev/null", flags, Mode::empty())
+        .map_err(|errno| failed("look at", "/dev/null")(errno.into()))?;
+    let host = Target { descriptor, shown: "/dev/null".into() };
+    match is_null(&host) {
+        true => Ok(host),
         false => Err(Error::new("cannot hide kernel files: /dev/null is not the null device").hint("ls -l /dev/null")),
     }
+}
+
+fn is_null(file: &Target) -> bool {
+    fstat(&file.descriptor).is_ok_and(|stat| {
+        FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == makedev(1, 3)
+    })
 }
