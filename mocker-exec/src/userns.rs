@@ -146,7 +146,8 @@ pub fn set_limits(plan: &Plan, pid: i32) -> Result<(), Error> {
     }
 }
 
-fn is_hosts_root() -> bool {
+/// Whether the caller is root, and of the machine.
+pub fn is_hosts_root() -> bool {
     rustix::process::geteuid().is_root() && !rootless::in_user_namespace()
 }
 

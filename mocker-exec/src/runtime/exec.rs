@@ -92,6 +92,9 @@ impl Process {
         if let (Some(console), Some(master)) = (self.console.take(), &master) {
             console.send(master.as_fd(), "/dev/ptmx")?;
         }
+        if let Some(socket) = &args.pidfd_socket {
+            console::connect_to(socket)?.send(running.pidfd.as_fd(), "pidfd")?;
+        }
         if let Some(path) = &args.pid_file {
             write_pid_file(path, running.pid)?;
         }

@@ -11,12 +11,15 @@ use mocker_common::document::{ContainerId, Document};
 use mocker_common::error::Error;
 
 use crate::plan::Cgroup;
+use crate::userns;
 
 /// What is to be made.
 pub struct Asked {
     group: Group,
     settings: Vec<Setting>,
     rules: Vec<Rule>,
+    /// an ordinary user, who may make none, and asked for nothing that takes one
+    none: bool,
 }
 
 /// Reads and checks what the document asks for. Nothing is made.
@@ -25,10 +28,21 @@ pub fn asked(document: &Document, id: &ContainerId) -> Result<Asked, Error> {
     let resources = Resources::read(document)?;
     let settings = resources.settings(&hierarchies)?;
     let path = document.text("/linux/cgroupsPath").filter(|path| !path.is_empty());
+    let chosen = path.is_some();
     let path = path.map(Path::new).unwrap_or(Path::new(id.as_str()));
     let name: ContainerId = path.file_name().and_then(|name| name.to_str()).unwrap_or("").parse()?;
     let group = Group::new(hierarchies, path.parent().unwrap_or(Path::new("/")), &name)?;
-    Ok(Asked { group, settings, rules: with_defaults(resources.devices) })
+    let none = !chosen && settings.is_empty() && !userns::is_hosts_root() && !may_be_made(&group);
+    Ok(Asked { group, settings, rules: with_defaults(resources.devices), none })
+}
+
+/// Whether every hierarchy lets the caller make the group, or what of its parents is missing.
+fn may_be_made(group: &Group) -> bool {
+    group.hierarchies.all.iter().all(|hierarchy| {
+        let directory = group.directory(hierarchy);
+        let parent = directory.ancestors().skip(1).find(|parent| parent.is_dir());
+        parent.is_some_and(|parent| rustix::fs::access(parent, rustix::fs::Access::WRITE_OK).is_ok())
+    })
 }
 
 /// The devices that every container has are always allowed (runtime-spec config-linux.md, Default Devices).
@@ -54,6 +68,9 @@ fn with_defaults(asked: Vec<Rule>) -> Vec<Rule> {
 impl Asked {
     /// Where the groups will be: for the record, which comes before the thing.
     pub fn describe(&self) -> Cgroup {
+        if self.none {
+            return Cgroup::default(); // its mounts are then nodev
+        }
         let all = &self.group.hierarchies.all;
         Cgroup {
             path: self.group.path.clone(),
@@ -63,8 +80,15 @@ impl Asked {
         }
     }
 
+    pub fn are_made(&self) -> bool {
+        !self.none
+    }
+
     /// Makes the groups and sets their limits.
     pub fn make(&self) -> Result<(), Error> {
+        if self.none {
+            return Ok(());
+        }
         life::make(&self.group, &self.settings, false)?;
         limits::apply(&self.group, &self.settings)?;
         devices::confine(&self.group, &self.rules).map(drop)
@@ -73,6 +97,11 @@ impl Asked {
 
 /// The group of a container that is there.
 pub fn find(cgroup: &Cgroup) -> Result<Group, Error> {
+    if cgroup.directories.is_empty() {
+        return Err(Error::new("cannot find the container's group: it has none")
+            .why("freezing, counting and killing all its processes is done by their group")
+            .hint("… | mocker-cgroup | mocker-exec"));
+    }
     let name: ContainerId = cgroup.path.file_name().and_then(|name| name.to_str()).unwrap_or("").parse()?;
     Group::new(Hierarchies::detect()?, cgroup.path.parent().unwrap_or(Path::new("/")), &name)
 }
