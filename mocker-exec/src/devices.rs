@@ -44,7 +44,16 @@ pub fn make(plan: &Plan, rootfs: &Rootfs) -> Result<(), Error> {
     for (path, major, minor) in DEFAULT.into_iter().filter(|(path, ..)| !asked(path)) {
         let kind = FileType::CharacterDevice;
         let (_, name) = split(path);
-        let node = MakeNode { parent: dev.descriptor.as_fd(), name, shown: path, kind, major, minor, mode: 0o666, owner: (0, 0) };
+        let node = MakeNode {
+            parent: dev.descriptor.as_fd(),
+            name,
+            shown: path,
+            kind,
+            major,
+            minor,
+            mode: 0o666,
+            owner: (0, 0),
+        };
         let why = "programs fail without it, and the image cannot bring it: its files are unpacked, not trusted";
         match place(node, rootfs, from_host, why) {
             Err(error) if error.errno == libc::EEXIST => {} // the image has another file there: as it wants
@@ -113,7 +122,8 @@ pub fn bind_console(rootfs: &Rootfs, slave: BorrowedFd<'_>, shown: &str) -> Resu
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let console = openat(&dev.descriptor, "console", flags, Mode::empty())
         .map_err(|errno| failed("open", "/dev/console")(errno.into()))?;
-    let stat = statat(&console, "", AtFlags::EMPTY_PATH).map_err(|errno| failed("look at", "/dev/console")(errno.into()))?;
+    let stat =
+        statat(&console, "", AtFlags::EMPTY_PATH).map_err(|errno| failed("look at", "/dev/console")(errno.into()))?;
     if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink {
         return Err(Error::new("cannot make /dev/console: the image has a link there")
             .why("the terminal would be mounted on what the link leads to"));

@@ -84,7 +84,8 @@ fn new(mount: &Mount, options: &Options, rootfs: &Rootfs, target: &Target, data:
     let source = if mount.source.is_empty() { &mount.kind } else { &mount.source };
     let later = if is_readonly_later(mount) { MsFlags::MS_RDONLY } else { MsFlags::empty() };
     let flags = options.of_the_mount().difference(later);
-    let call = |data: &str| step(MountNew { source, target, kind: &mount.kind, flags, data }).because(reason(&mount.kind));
+    let call =
+        |data: &str| step(MountNew { source, target, kind: &mount.kind, flags, data }).because(reason(&mount.kind));
     match call(data) {
         // Group 5, tty, may have no number in a small user namespace; terminals then belong to their opener's group.
         Err(error) if error.errno == libc::EINVAL && mount.kind == "devpts" && in_user_namespace() => {

@@ -12,9 +12,7 @@ use mocker_common::state::ensure_private_dir;
 use mocker_common::step::{KernelCall, report, step};
 use mocker_common::store::Store;
 use nix::mount::MsFlags;
-use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, StatxAttributes, StatxFlags, openat, statat, statx,
-};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, StatxAttributes, StatxFlags, openat, statat, statx};
 
 use crate::calls::files::{MakeDir, MakeFile, OpenIn};
 use crate::calls::mounts::{
@@ -114,8 +112,9 @@ fn separate_from_the_host(asked: Option<MsFlags>, place: &Path) -> Result<(), Er
     if shared {
         let above = mount_point_of(place)?;
         let shown = above.display().to_string();
-        step(Propagate { path: &shown, shown: &shown, flags: MsFlags::MS_PRIVATE })
-            .because("pivot_root refuses a root on a shared mount, and on it the host would see the container's root")?;
+        step(Propagate { path: &shown, shown: &shown, flags: MsFlags::MS_PRIVATE }).because(
+            "pivot_root refuses a root on a shared mount, and on it the host would see the container's root",
+        )?;
     }
     Ok(())
 }
@@ -187,7 +186,9 @@ impl Rootfs {
             let target = if link.starts_with('/') { link } else { format!("{parent}/{link}") };
             return match links.checked_sub(1) {
                 Some(links) if target.len() < 4096 => self.ensure(&target, directory, links),
-                _ => Err(Error::new(format!("cannot make {path} in the container: too many links of the image lead on"))),
+                _ => {
+                    Err(Error::new(format!("cannot make {path} in the container: too many links of the image lead on")))
+                }
             };
         }
         let parent = above.descriptor.as_fd();
@@ -207,7 +208,8 @@ impl Rootfs {
             Some(found) => found,
             None => {
                 self.ensure_dir(path, 0o755)?;
-                self.find_without_links(path)?.ok_or_else(|| Error::new(format!("cannot find {path} in the container")))?
+                self.find_without_links(path)?
+                    .ok_or_else(|| Error::new(format!("cannot find {path} in the container")))?
             }
         };
         match is_dir(&found)? {

@@ -170,7 +170,8 @@ fn cve_2021_30465_a_mount_never_leaves_the_root() {
         done.store(true, Ordering::Relaxed);
     });
     let seen = fs::read_to_string(lab.work().join("seen")).unwrap_or_default();
-    let places = seen.lines().filter(|line| line.contains(" - tmpfs marker")).map(|line| line.split(' ').nth(4).unwrap());
+    let places =
+        seen.lines().filter(|line| line.contains(" - tmpfs marker")).map(|line| line.split(' ').nth(4).unwrap());
     let places: Vec<&str> = places.collect();
     assert!(!places.is_empty(), "it never came as far as that hook");
     assert!(places.iter().all(|place| place.starts_with(&format!("{work}/bundle/rootfs/"))), "{places:?}");
@@ -216,7 +217,8 @@ fn cve_2025_31133_a_mask_is_the_null_device_or_nothing() {
 
     let mut config = without_mount(&config, "/dev");
     config["linux"]["maskedPaths"] = json!(["/proc/timer_list", "/proc/keys"]);
-    let attack = "echo pwned > /proc/timer_list; echo pwned > /proc/keys; cat /proc/timer_list; cat /proc/sys/kernel/hostname
+    let attack =
+        "echo pwned > /proc/timer_list; echo pwned > /proc/keys; cat /proc/timer_list; cat /proc/sys/kernel/hostname
         stat -c '%t:%T' /proc/timer_list";
     let out = ours(&lab, &config, prepare, attack).succeeds();
     assert!(!out.stdout.contains("pwned") && out.stdout.ends_with("1:3\n"), "{out}");
@@ -240,7 +242,8 @@ fn cve_2025_52565_the_console_is_the_terminal_or_nothing() {
     config["process"]["terminal"] = true.into();
     let on_a_terminal = |config: &Value, prepare: &str| {
         let mut config = config.clone();
-        let attack = "echo pwned > /dev/console; echo name is $(cat /proc/sys/kernel/hostname); stat -c '%n %t:%T' /dev/console";
+        let attack =
+            "echo pwned > /dev/console; echo name is $(cat /proc/sys/kernel/hostname); stat -c '%n %t:%T' /dev/console";
         config["process"]["args"] = json!(["sh", "-c", attack]);
         bundle(&lab, &config, prepare);
         let mut terminal = lab.terminal("mocker-exec run --bundle bundle attacked; echo status $?; hostname", 24, 80);
@@ -292,7 +295,8 @@ fn cve_2025_52881_a_sysctl_is_written_to_its_own_file_or_not_at_all() {
         "nsenter -t $(jq .pid) --mount --uts --net sh -c '{}; cat /proc/sys/kernel/hostname' > {root}/../name",
         redirect.replace("ROOT", &root)
     );
-    config["hooks"] = json!({"createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/usr/bin:/bin"]}]});
+    config["hooks"] =
+        json!({"createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/usr/bin:/bin"]}]});
     ours(&lab, &config, "true", "hostname").fails(1).says("it is not a file of the kernel");
     lab.sh("cat bundle/name; hostname").prints("lab\nlab\n");
 }

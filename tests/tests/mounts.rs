@@ -37,7 +37,8 @@ fn plain(lab: &Lab) -> Value {
 }
 
 /// What the container's program prints: its mounts, the nodes of /dev, then what a case wants to know.
-const LOOK: &str = "cat /proc/self/mountinfo; cd /dev; for node in * ; do stat -c '%N %F %a %u:%g %t:%T' $node; done; cd /;
+const LOOK: &str =
+    "cat /proc/self/mountinfo; cd /dev; for node in * ; do stat -c '%N %F %a %u:%g %t:%T' $node; done; cd /;
     awk '$5 != \"/\" { print $5 }' /proc/self/mountinfo | while read place; do stat -c '%n %F %a %u:%g' $place; done";
 
 /// Runs a bundle of its own; the image is copied, since mount points are made in it.
@@ -225,16 +226,23 @@ fn file_systems() -> Vec<Case> {
             .look("cd /old; find . | sort | while read f; do stat -c '%N %F %a %u:%g %s' $f; done; cat file d/f"),
         case("tmpcopyup of nothing", tmpfs("/new", &["tmpcopyup", "mode=755"])),
         case("proc, hidepid", json!([])).set(&[("/mounts/0/options", r#"["hidepid=2", "nosuid", "noexec"]"#)]),
-        case("proc, subset", json!([{"destination": "/p", "type": "proc", "source": "proc", "options": ["subset=pid"]}]))
-            .look("ls /p/cpuinfo 2>&1"),
+        case(
+            "proc, subset",
+            json!([{"destination": "/p", "type": "proc", "source": "proc", "options": ["subset=pid"]}]),
+        )
+        .look("ls /p/cpuinfo 2>&1"),
         case("sysfs, rw", json!([])).set(&[("/mounts/5/options", r#"["nosuid"]"#)]),
         case("devpts without gid", json!([]))
             .set(&[("/mounts/2/options", r#"["newinstance", "ptmxmode=0666", "mode=0600"]"#)]),
-        case("no shm, no queues", json!([])).set(&[("/mounts/3/destination", r#""/shm""#), ("/mounts/4/destination", r#""/mq""#)]),
+        case("no shm, no queues", json!([]))
+            .set(&[("/mounts/3/destination", r#""/shm""#), ("/mounts/4/destination", r#""/mq""#)]),
         case("lazytime, iversion", tmpfs("/t", &["lazytime", "iversion", "silent", "loud"])),
         case("remount of a file system", remount(&["remount", "size=128k", "nosuid"])),
-        case("nothing of its own on /proc", json!([{"destination": "/proc/uptime", "type": "bind", "source": "WORK/host/file", "options": ["bind"]}]))
-            .look("cat /proc/uptime"),
+        case(
+            "nothing of its own on /proc",
+            json!([{"destination": "/proc/uptime", "type": "bind", "source": "WORK/host/file", "options": ["bind"]}]),
+        )
+        .look("cat /proc/uptime"),
     ]
 }
 
@@ -246,27 +254,34 @@ fn roots_and_devices() -> Vec<Case> {
         case("root, rslave", peers(&["bind", "rslave"])).set(&[("/linux/rootfsPropagation", r#""rslave""#)]),
         case("root, private", json!([])).set(&[("/linux/rootfsPropagation", r#""private""#)]),
         case("root, rprivate", json!([])).set(&[("/linux/rootfsPropagation", r#""rprivate""#)]),
-        case("/dev, ro", json!([])).set(&[("/mounts/1/options", r#"["ro", "nosuid", "mode=755"]"#)]).look("touch /dev/x 2>&1"),
+        case("/dev, ro", json!([]))
+            .set(&[("/mounts/1/options", r#"["ro", "nosuid", "mode=755"]"#)])
+            .look("touch /dev/x 2>&1"),
         case("no /dev", json!([])).set(&[("/mounts/1/destination", r#""/other""#)]),
-        case("the host's /dev", json!([])).set(&[("/mounts/1", r#"{"destination": "/dev", "type": "bind", "source": "WORK/dev", "options": ["rbind"]}"#)])
+        case("the host's /dev", json!([]))
+            .set(&[(
+                "/mounts/1",
+                r#"{"destination": "/dev", "type": "bind", "source": "WORK/dev", "options": ["rbind"]}"#,
+            )])
             .prepare("rm -rf dev; mkdir -p dev/pts dev/shm dev/mqueue; chmod 1777 dev/shm; mknod dev/null c 1 3"),
-        case("devices", json!([])).set(&[(
-            "/linux/devices",
-            r#"[{"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229, "fileMode": 432, "uid": 5, "gid": 6},
+        case("devices", json!([]))
+            .set(&[(
+                "/linux/devices",
+                r#"[{"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229, "fileMode": 432, "uid": 5, "gid": 6},
                 {"path": "/dev/loop7", "type": "b", "major": 7, "minor": 7, "fileMode": 25008},
                 {"path": "/dev/pipe", "type": "p", "fileMode": 384},
                 {"path": "/dev/deep/er/u", "type": "u", "major": 1, "minor": 5},
                 {"path": "/node", "type": "c", "major": 1, "minor": 3, "fileMode": 256}]"#,
-        )])
-        .look("stat -c '%n %F %a %u:%g %t:%T' /dev/deep/er/u /node"),
+            )])
+            .look("stat -c '%n %F %a %u:%g %t:%T' /dev/deep/er/u /node"),
         case("a default device of another mode", json!([])).set(&[(
             "/linux/devices",
             r#"[{"path": "/dev/full", "type": "c", "major": 1, "minor": 7, "fileMode": 384, "uid": 9, "gid": 9},
                 {"path": "/dev/ptmx", "type": "c", "major": 5, "minor": 2, "fileMode": 438}]"#,
         )]),
-        case("nodes of the image", json!([]))
-            .set(&[("/mounts/1/destination", r#""/other""#)])
-            .prepare("mkdir -p bundle/rootfs/dev; cd bundle/rootfs/dev; mknod -m 600 null c 1 3; echo x > zero; mkfifo p"),
+        case("nodes of the image", json!([])).set(&[("/mounts/1/destination", r#""/other""#)]).prepare(
+            "mkdir -p bundle/rootfs/dev; cd bundle/rootfs/dev; mknod -m 600 null c 1 3; echo x > zero; mkfifo p",
+        ),
         case("the usual guards", json!([])).set(&[
             ("/linux/readonlyPaths", r#"["/proc/sys", "/proc/irq", "/proc/nothing"]"#),
             ("/linux/maskedPaths", r#"["/proc/nothing", "/nothing/at/all"]"#),
@@ -284,11 +299,20 @@ fn compare(lab: &Lab, plain: &Value, case: &Case) -> Option<String> {
     let (their, our) = (normal(&theirs), normal(&ours));
     (theirs.code() != ours.code() || theirs.code() != 0 || their != our).then(|| {
         let only = |one: &str, other: &str| {
-            one.lines().filter(|line| !other.lines().any(|same| same == *line)).map(|line| format!("    {line}\n")).collect::<String>()
+            one.lines()
+                .filter(|line| !other.lines().any(|same| same == *line))
+                .map(|line| format!("    {line}\n"))
+                .collect::<String>()
         };
         format!(
             "{}: runc {}, mocker-exec {}\n  runc alone:\n{}  mocker-exec alone:\n{}  {}{}",
-            case.name, theirs.code(), ours.code(), only(&their, &our), only(&our, &their), theirs.stderr, ours.stderr
+            case.name,
+            theirs.code(),
+            ours.code(),
+            only(&their, &our),
+            only(&our, &their),
+            theirs.stderr,
+            ours.stderr
         )
     })
 }
@@ -338,13 +362,15 @@ fn what_the_newer_specification_asks_is_there() {
     has(at_x(case("a strict source, with one less", strict(&["bind", "exec"]))), "/x rw,nosuid,nodev,relatime");
     let explicit = case("its own mode", tmpfs("/old", &["mode=711"]));
     has(own("stat -c %a /old", explicit), "711");
-    let fifo = case("tmpcopyup of anything", tmpfs("/old", &["tmpcopyup"]))
-        .prepare("cd bundle/rootfs/old; mkfifo p; mknod c c 1 3; touch -d @1000000000 file; chown 5:6 .; ln -s /etc/x l");
+    let fifo = case("tmpcopyup of anything", tmpfs("/old", &["tmpcopyup"])).prepare(
+        "cd bundle/rootfs/old; mkfifo p; mknod c c 1 3; touch -d @1000000000 file; chown 5:6 .; ln -s /etc/x l",
+    );
     has(
         own("cd /old; stat -c '%N %F %u:%g %t:%T' . p c l; stat -c %Y file", fifo),
         ". directory 5:6 0:0\np fifo 0:0 0:0\nc character special file 0:0 1:3\n'l' -> '/etc/x' symbolic link 0:0 0:0\n1000000000",
     );
-    for (name, seen) in [("shared", "shared"), ("rshared", "shared"), ("unbindable", "unbindable"), ("slave", "master")] {
+    for (name, seen) in [("shared", "shared"), ("rshared", "shared"), ("unbindable", "unbindable"), ("slave", "master")]
+    {
         let mut config = plain.clone();
         config["linux"]["rootfsPropagation"] = name.into();
         config["process"]["args"] = json!(["sh", "-c", "awk '$5 == \"/\"' /proc/self/mountinfo"]);
@@ -357,7 +383,8 @@ fn files_of_an_id_mapped_mount_belong_to_other_ids() {
     let lab = lab("idmap");
     let plain = plain(&lab);
     lab.sh("mkdir -p owned/below; mount -t tmpfs o owned; mkdir owned/below; mount -t tmpfs o owned/below
-            touch owned/zero owned/one owned/below/zero; chown 1:1 owned/one").succeeds();
+            touch owned/zero owned/one owned/below/zero; chown 1:1 owned/one")
+        .succeeds();
     let maps = json!([{"containerID": 0, "hostID": 1000, "size": 1}, {"containerID": 1, "hostID": 5, "size": 1}]);
     let mount = |options: &[&str], maps: &Value| {
         json!([{"destination": "/x", "type": "bind", "source": "WORK/owned", "options": options,
@@ -365,7 +392,8 @@ fn files_of_an_id_mapped_mount_belong_to_other_ids() {
     };
     let look = |mounts: Value, in_user_namespace: bool| {
         let mut config = case("", mounts).config(&lab, &plain);
-        config["process"]["args"] = json!(["sh", "-c", "cd /x; stat -c '%n %u:%g' zero one below/zero; touch new && stat -c '%n %u:%g' new"]);
+        config["process"]["args"] =
+            json!(["sh", "-c", "cd /x; stat -c '%n %u:%g' zero one below/zero; touch new && stat -c '%n %u:%g' new"]);
         if in_user_namespace {
             config["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "user"}));
             let maps = json!([{"containerID": 0, "hostID": 100_000, "size": 65_536}]);
@@ -387,7 +415,9 @@ fn files_of_an_id_mapped_mount_belong_to_other_ids() {
     look(own, false).fails(1).says("idmap without mappings");
     let half = json!([{"destination": "/x", "source": "WORK/owned", "options": ["bind"], "uidMappings": maps}]);
     look(half, false).fails(1).says("uidMappings and gidMappings go together");
-    look(json!([{"destination": "/x", "type": "tmpfs", "source": "x", "options": ["idmap"]}]), false).fails(1).says("only a bind mount");
+    look(json!([{"destination": "/x", "type": "tmpfs", "source": "x", "options": ["idmap"]}]), false)
+        .fails(1)
+        .says("only a bind mount");
 }
 
 #[test]
@@ -408,7 +438,11 @@ fn what_cannot_be_mounted_is_named() {
     says(to("/proc", "host"), "true", "not of type proc");
     says(json!([]), "rm -r bundle/rootfs; touch bundle/rootfs", "is not a directory");
     says(json!([]), "rm -r bundle/rootfs", "is not a directory");
-    says(json!([]), "mkdir bundle/rootfs/inner; ln -s inner bundle/rootfs/proc", "must be mounted on ordinary directory");
+    says(
+        json!([]),
+        "mkdir bundle/rootfs/inner; ln -s inner bundle/rootfs/proc",
+        "must be mounted on ordinary directory",
+    );
     says(json!([]), "touch bundle/rootfs/sys", "must be mounted on ordinary directory");
     let node = |prepare: &'static str| {
         let device = r#"[{"path": "/dev/x", "type": "c", "major": 1, "minor": 3}]"#;

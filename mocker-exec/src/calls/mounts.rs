@@ -199,9 +199,8 @@ impl KernelCall for SetAttributes<'_> {
         let flags = libc::AT_EMPTY_PATH | if self.recursive { libc::AT_RECURSIVE } else { 0 };
         let (mount, size) = (self.mount.as_raw_fd(), size_of_val(&attributes));
         // SAFETY: the path is a C string, the attributes live as long as the call, and their size is given.
-        let result = unsafe {
-            libc::syscall(libc::SYS_mount_setattr, mount, c"".as_ptr(), flags, attributes.as_ptr(), size)
-        };
+        let result =
+            unsafe { libc::syscall(libc::SYS_mount_setattr, mount, c"".as_ptr(), flags, attributes.as_ptr(), size) };
         if result < 0 { Err(Cause::last()) } else { Ok(()) }
     }
 }

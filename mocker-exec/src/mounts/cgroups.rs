@@ -85,13 +85,7 @@ fn show(tree: &Target, target: &Target) -> Result<(), Error> {
 /// What nothing needs in these trees: device nodes, programs.
 const NEVER: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
 
-fn by_controller(
-    plan: &Plan,
-    mount: &Mount,
-    options: &Options,
-    rootfs: &Rootfs,
-    target: &Target,
-) -> Result<(), Error> {
+fn by_controller(plan: &Plan, mount: &Mount, options: &Options, rootfs: &Rootfs, target: &Target) -> Result<(), Error> {
     let call = MountNew { source: "tmpfs", target, kind: "tmpfs", flags: NEVER, data: "mode=755" };
     step(call).because("cgroup v1 has a hierarchy for each controller; their mount points need a directory")?;
     let place = rootfs.ensure_existing(&mount.destination)?;

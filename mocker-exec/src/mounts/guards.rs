@@ -75,8 +75,8 @@ fn null_device(rootfs: &Rootfs) -> Result<Target, Error> {
         return Ok(own);
     }
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let descriptor = openat(CWD, "/dev/null", flags, Mode::empty())
-        .map_err(|errno| failed("look at", "/dev/null")(errno.into()))?;
+    let descriptor =
+        openat(CWD, "/dev/null", flags, Mode::empty()).map_err(|errno| failed("look at", "/dev/null")(errno.into()))?;
     let host = Target { descriptor, shown: "/dev/null".into() };
     match is_null(&host) {
         true => Ok(host),

@@ -28,7 +28,8 @@ impl Procfs {
     /// The one that this process sees.
     pub fn own() -> Result<Procfs, Error> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let opened = openat(CWD, "/proc", flags, Mode::empty()).map_err(|errno| failed("open", "/proc")(errno.into()))?;
+        let opened =
+            openat(CWD, "/proc", flags, Mode::empty()).map_err(|errno| failed("open", "/proc")(errno.into()))?;
         Procfs::check(opened, "/proc")
     }
 

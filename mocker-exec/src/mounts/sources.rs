@@ -115,17 +115,20 @@ fn namespace_of(plan: &Plan, mount: &Mount) -> Result<OwnedFd, Error> {
     let joined = plan.namespaces.iter().find(|namespace| namespace.kind == "user").and_then(|one| one.path.as_ref());
     match joined {
         Some(path) => Ok(File::open(path).map_err(failed("open namespace", path.display()))?.into()),
-        None => Err(Error::new(format!("cannot mount {}: idmap without mappings", mount.destination))
-            .why("the mount has none of its own, and the container has no user namespace whose mappings could be used")),
+        None => Err(Error::new(format!("cannot mount {}: idmap without mappings", mount.destination)).why(
+            "the mount has none of its own, and the container has no user namespace whose mappings could be used",
+        )),
     }
 }
 
 /// A user namespace that stays while its descriptor does. A process must have stood in it: it ends at once.
 fn namespace_with(mappings: &Mappings) -> Result<OwnedFd, Error> {
-    let refused = |errno: rustix::io::Errno| Error::new(format!("cannot make a pipe: {}", errno_text(errno.raw_os_error())));
+    let refused =
+        |errno: rustix::io::Errno| Error::new(format!("cannot make a pipe: {}", errno_text(errno.raw_os_error())));
     let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(refused)?;
-    let made = step(Clone3 { namespaces: CloneFlags::CLONE_NEWUSER })
-        .because("a mount's owners are translated by the maps of a user namespace, so one with these maps must exist")?;
+    let made = step(Clone3 { namespaces: CloneFlags::CLONE_NEWUSER }).because(
+        "a mount's owners are translated by the maps of a user namespace, so one with these maps must exist",
+    )?;
     let pid = match made {
         Cloned::Parent { pid, .. } => pid,
         Cloned::Child => {
