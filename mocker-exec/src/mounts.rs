@@ -65,8 +65,10 @@ fn make_one(plan: &Plan, mount: &Mount, rootfs: &Rootfs, opened: Option<Target>)
         return remount(mount, &options, rootfs);
     }
     if sources::is_bind(mount, &options) {
+        // A mount that came into a user namespace with the rest would have its flags locked; this one has them kept.
+        let locked = opened.is_some() && plan.has_namespace("user");
         let tree = opened.map_or_else(|| sources::clone(plan, mount, &options), Ok)?;
-        return bind(mount, &options, rootfs, tree);
+        return bind(mount, &options, rootfs, &tree, locked);
     }
     match mount.kind.as_str() {
         "proc" | "sysfs" => kernel_tree(plan, mount, &options, rootfs),
@@ -155,7 +157,7 @@ fn kernel_tree(plan: &Plan, mount: &Mount, options: &Options, rootfs: &Rootfs) -
                 .because("this user namespace may not make a new one, as it shares what is shown with the host")?;
             step(Propagate { path: &tree.path(), shown: host, flags: MsFlags::MS_SLAVE | MsFlags::MS_REC })
                 .because("what the host mounts there later may be seen; nothing goes the other way")?;
-            change_flags(options, &tree)
+            change_flags(options, &tree, true)
         }
         outcome => outcome,
     }
@@ -186,7 +188,7 @@ fn remount(mount: &Mount, options: &Options, rootfs: &Rootfs) -> Result<(), Erro
     })?;
     let flags = options.flags.difference(MsFlags::MS_REC);
     match sources::is_bind(mount, options) {
-        true => change_flags(options, &mounted)?,
+        true => change_flags(options, &mounted, false)?,
         false => step(RemountNew { target: &mounted, flags, data: &options.data.join(",") })
             .because("asked for: a file system that is mounted already is to have other options")?,
     }
@@ -195,8 +197,8 @@ fn remount(mount: &Mount, options: &Options, rootfs: &Rootfs) -> Result<(), Erro
 }
 
 /// Shows a file or directory of the host. `tree` is a mount of it that has no place yet.
-fn bind(mount: &Mount, options: &Options, rootfs: &Rootfs, tree: Target) -> Result<(), Error> {
-    let source_is_dir = is_dir(&tree)?;
+fn bind(mount: &Mount, options: &Options, rootfs: &Rootfs, tree: &Target, locked: bool) -> Result<(), Error> {
+    let source_is_dir = is_dir(tree)?;
     let target = match source_is_dir {
         true => rootfs.ensure_dir(&mount.destination, 0o755)?,
         false => rootfs.ensure_file(&mount.destination)?,
@@ -208,12 +210,12 @@ fn bind(mount: &Mount, options: &Options, rootfs: &Rootfs, tree: Target) -> Resu
             mount.source, mount.destination
         )));
     }
-    check_not_inside_proc(mount, &target, Some(&tree))?;
+    check_not_inside_proc(mount, &target, Some(tree))?;
     step(Attach { tree: tree.descriptor.as_fd(), shown: &tree.shown, target: &target })
         .because("asked for: this file or directory of the host is shared with the container, not copied")?;
-    propagate(options, &tree)?;
-    change_flags(options, &tree)?;
-    set_all(options, &tree)
+    propagate(options, tree)?;
+    change_flags(options, tree, locked)?;
+    set_all(options, tree)
 }
 
 /// Of a container's /proc only these files may be replaced: others are how labels, limits and sysctls are set, and would
@@ -263,7 +265,7 @@ const LOCKABLE: MsFlags = MsFlags::MS_RDONLY
     .union(MsFlags::MS_RELATIME);
 
 /// Gives a bind mount the flags that were asked for: those and no others, as `mount --bind -o` does.
-fn change_flags(options: &Options, mounted: &Target) -> Result<(), Error> {
+fn change_flags(options: &Options, mounted: &Target, locked: bool) -> Result<(), Error> {
     let wanted = options.of_the_mount();
     if wanted.is_empty() && options.cleared.is_empty() {
         return Ok(());
@@ -271,6 +273,8 @@ fn change_flags(options: &Options, mounted: &Target) -> Result<(), Error> {
     let now = flags_of(mounted)?;
     // Only opposites, `rw` or `exec`: the rest stays as the source has it.
     let flags = if wanted.is_empty() { now.difference(options.cleared) } else { wanted };
+    let kept = now & LOCKABLE.difference(options.cleared);
+    let flags = if locked { flags | kept } else { flags };
     if flags == now {
         return Ok(());
     }
@@ -279,9 +283,7 @@ fn change_flags(options: &Options, mounted: &Target) -> Result<(), Error> {
             .because("a bind mount first takes over its source's flags; read-only and the like need a second call")
     };
     match call(flags) {
-        Err(error) if error.errno == libc::EPERM && !now.intersects(options.cleared & LOCKABLE) => {
-            call(flags | (now & LOCKABLE))
-        }
+        Err(error) if error.errno == libc::EPERM && !now.intersects(options.cleared & LOCKABLE) => call(flags | kept),
         outcome => outcome,
     }
 }
@@ -296,6 +298,7 @@ fn set_all(options: &Options, mounted: &Target) -> Result<(), Error> {
         shown: &mounted.shown,
         set: options.all_set,
         clear: options.all_cleared,
+        propagation: MsFlags::empty(),
         recursive: true,
         user_namespace: None,
     })

@@ -46,7 +46,7 @@ pub fn prepare(plan: &Plan) -> Result<(), Error> {
 }
 
 /// What `linux.rootfsPropagation` says. Source: runtime-spec config-linux.md, Rootfs Mount Propagation.
-fn propagation(plan: &Plan) -> Result<Option<MsFlags>, Error> {
+pub fn propagation(plan: &Plan) -> Result<Option<MsFlags>, Error> {
     let Some(name) = plan.propagation.as_deref().filter(|name| !name.is_empty()) else { return Ok(None) };
     let (plain, recursive) = match name.strip_prefix('r') {
         Some(plain) => (plain, MsFlags::MS_REC),
@@ -96,20 +96,24 @@ pub fn mount(plan: &Plan) -> Result<Rootfs, Error> {
     Ok(Rootfs { descriptor: target.descriptor, propagation: asked })
 }
 
-/// Sets the whole tree apart, and where it stays shared the mount that the root will stand on.
-fn separate_from_the_host(asked: Option<MsFlags>, place: &Path) -> Result<(), Error> {
-    let shared = asked.is_some_and(|flags| flags.contains(MsFlags::MS_SHARED));
-    let flags = match asked {
-        Some(flags) if shared => flags,
+/// What all mounts that came from the host are made, before anything is done to them.
+pub fn whole_tree_propagation(asked: Option<MsFlags>) -> MsFlags {
+    match asked {
+        Some(flags) if flags.contains(MsFlags::MS_SHARED) => flags,
         // An unbindable tree could not be cloned to make the root of; it becomes unbindable in the end.
         Some(flags) if flags.intersects(MsFlags::MS_PRIVATE | MsFlags::MS_UNBINDABLE) => {
             MsFlags::MS_PRIVATE | MsFlags::MS_REC
         }
         _ => MsFlags::MS_SLAVE | MsFlags::MS_REC,
-    };
+    }
+}
+
+/// Sets the whole tree apart, and where it stays shared the mount that the root will stand on.
+fn separate_from_the_host(asked: Option<MsFlags>, place: &Path) -> Result<(), Error> {
+    let flags = whole_tree_propagation(asked);
     step(Propagate { path: "/", shown: "/", flags })
         .because("the tree is a copy of the host's, and shared with it: mounts made here would appear there")?;
-    if shared {
+    if flags.contains(MsFlags::MS_SHARED) {
         let above = mount_point_of(place)?;
         let shown = above.display().to_string();
         step(Propagate { path: &shown, shown: &shown, flags: MsFlags::MS_PRIVATE }).because(

@@ -363,7 +363,7 @@ fn what_the_newer_specification_asks_is_there() {
     let explicit = case("its own mode", tmpfs("/old", &["mode=711"]));
     has(own("stat -c %a /old", explicit), "711");
     let fifo = case("tmpcopyup of anything", tmpfs("/old", &["tmpcopyup"])).prepare(
-        "cd bundle/rootfs/old; mkfifo p; mknod c c 1 3; touch -d @1000000000 file; chown 5:6 .; ln -s /etc/x l",
+        "cd bundle/rootfs/old; mkfifo p; mknod c c 1 3; touch -d @1000000000 file; chown 5:6 .; chmod 755 .; ln -s /etc/x l",
     );
     has(
         own("cd /old; stat -c '%N %F %u:%g %t:%T' . p c l; stat -c %Y file", fifo),
@@ -454,4 +454,143 @@ fn what_cannot_be_mounted_is_named() {
     node("mkdir bundle/rootfs/dev; mknod bundle/rootfs/dev/x c 1 3").succeeds();
     node("mkdir bundle/rootfs/dev; mknod bundle/rootfs/dev/x c 1 5").fails(1).says("it is not this device");
     node("mkdir bundle/rootfs/dev; ln -s null bundle/rootfs/dev/x").fails(1).says("it is not this device");
+}
+
+/// What `awk` prints of the lines of mountinfo for /sys/fs/cgroup: place, flags and which groups, in alphabetical order.
+const GROUPS: &str = "awk '$5 ~ \"^/sys/fs/cgroup\" { print $5, $6, $4, $NF }' /proc/self/mountinfo | sort;
+    ls -l /sys/fs/cgroup | sed 's/.* [0-9]*:[0-9]* //'; cat /sys/fs/cgroup/pids/cgroup.procs | head -1;
+    mkdir /sys/fs/cgroup/pids/new 2>&1; touch /sys/fs/cgroup/x 2>&1; true";
+
+#[test]
+fn groups_are_seen_as_under_runc() {
+    let lab = lab("groups");
+    lab.sh("ln -s busybox image/bin/mkdir; ln -s busybox image/bin/head; ln -s busybox image/bin/mountpoint")
+        .succeeds();
+    let plain = plain(&lab);
+    let mount = |options: &[&str]| json!([{"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": options}]);
+    let usual = ["nosuid", "noexec", "nodev", "relatime"];
+    let [read_only, writable] = [mount(&[&usual[..], &["ro"]].concat()), mount(&usual)];
+    let mut on_it = read_only.clone();
+    on_it
+        .as_array_mut()
+        .unwrap()
+        .push(json!({"destination": "/sys/fs/cgroup/pids", "type": "tmpfs", "source": "on", "options": ["mode=755"]}));
+    for (name, mounts, cgroup_namespace) in [
+        ("ro", &read_only, false),
+        ("ro in a namespace", &read_only, true),
+        ("rw", &writable, false),
+        ("rw in a namespace", &writable, true),
+        ("something on it", &on_it, true),
+    ] {
+        let mut config = case(name, mounts.clone()).config(&lab, &plain);
+        config["process"]["args"] = json!(["sh", "-c", GROUPS]);
+        config["linux"]["cgroupsPath"] = "/some/where/seen".into();
+        if cgroup_namespace {
+            config["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "cgroup"}));
+        }
+        let [theirs, ours] = ["runc", "mocker"].map(|runtime| {
+            // runc leaves the small tmpfs of a read-only mount writable.
+            let seen = run(&lab, &config, runtime, "true")
+                .succeeds()
+                .stdout
+                .replace("/sys/fs/cgroup ro,", "/sys/fs/cgroup rw,");
+            seen.lines().filter(|line| !line.contains("touch: ")).collect::<Vec<_>>().join("\n")
+        });
+        assert_eq!(ours, theirs, "{name}");
+        assert!(ours.contains("/sys/fs/cgroup/memory"), "{ours}");
+    }
+    lab.sh("rmdir /sys/fs/cgroup/*/some/where /sys/fs/cgroup/*/some 2>/dev/null; true").succeeds();
+}
+
+#[test]
+fn controllers_that_share_a_hierarchy_are_found_by_name() {
+    let lab = lab("shared-hierarchy");
+    lab.sh("ln -s busybox image/bin/mkdir").succeeds();
+    let plain = plain(&lab);
+    // The lab's own mounts give way to one that has a name as systemd's machines have it.
+    lab.sh("umount /sys/fs/cgroup/cpu /sys/fs/cgroup/cpuacct 2>/dev/null
+            mkdir -p /sys/fs/cgroup/cpu,cpuacct && mount --bind /sys/fs/cgroup/pids /sys/fs/cgroup/cpu,cpuacct")
+        .succeeds();
+    let groups = json!([{"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["ro"]}]);
+    let mut config = case("", groups).config(&lab, &plain);
+    let group = "/sys/fs/cgroup/cpu,cpuacct/shared-seen";
+    config["mocker"] = json!({"version": 1, "cgroup": {"directories": [group], "devices": false}});
+    config["process"]["args"] =
+        json!(["sh", "-c", "ls -l /sys/fs/cgroup | sed 's/.*[0-9] //'; stat -c %F /sys/fs/cgroup/cpu/"]);
+    lab.sh(&format!("mkdir {group}; rm -rf bundle; cp -a image bundle-rootfs")).succeeds();
+    config["root"]["path"] = lab.work().join("bundle-rootfs").to_str().unwrap().into();
+    let out = lab.program("mocker-exec").stdin(config.to_string()).run().succeeds();
+    assert!(
+        out.stdout.contains("cpu -> cpu,cpuacct\n") && out.stdout.contains("cpuacct -> cpu,cpuacct\ndirectory\n"),
+        "{out}"
+    );
+    lab.sh(&format!("rmdir {group}; umount /sys/fs/cgroup/cpu,cpuacct")).succeeds();
+}
+
+#[test]
+fn without_pivot_root_the_container_sees_the_same() {
+    let lab = lab("no-pivot");
+    let plain = plain(&lab);
+    let look = format!("{LOOK}; cat /proc/1/mountinfo | sed 's/ - .*//' | awk '$5 ~ /proc|sys$/ {{ print $5 }}'; ls /");
+    let mut config = case("", bind(&["rbind", "ro"])).config(&lab, &plain);
+    config["process"]["args"] = json!(["sh", "-c", look]);
+    let start = |runtime: &str| {
+        lab.sh("rm -rf bundle; mkdir bundle; cp -a image bundle/rootfs").succeeds();
+        fs::write(lab.work().join("bundle/config.json"), config.to_string()).unwrap();
+        lab.sh(&format!("{runtime} run --no-pivot --bundle bundle seen"))
+    };
+    let [theirs, ours] = ["runc --root $HOME/runc", "mocker-exec"].map(|runtime| normal(&start(runtime).succeeds()));
+    assert_eq!(ours, theirs);
+    assert_eq!(ours.matches("\n/proc\n").count(), 1, "the host's is gone: {ours}");
+}
+
+#[test]
+fn in_a_user_namespace_mounts_and_devices_are_seen_as_under_runc() {
+    let lab = lab("user-namespace");
+    // Its parent is closed to the container's root: only one who opens it outside gets there.
+    lab.sh("mkdir -p closed/open; echo seen > closed/open/file; chmod 700 closed; chmod 755 .").succeeds();
+    let plain = plain(&lab);
+    let mut config = case(
+        "",
+        json!([
+            {"destination": "/x", "type": "bind", "source": "WORK/host", "options": ["rbind", "ro"]},
+            {"destination": "/old", "type": "tmpfs", "source": "t", "options": ["tmpcopyup"]},
+        ]),
+    )
+    .config(&lab, &plain);
+    let maps = json!([{"containerID": 0, "hostID": 100_000, "size": 65_536}]);
+    config["linux"]["uidMappings"] = maps.clone();
+    config["linux"]["gidMappings"] = maps;
+    config["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "user"}));
+    config["linux"]["devices"] = json!([{"path": "/dev/pipe", "type": "p", "fileMode": 384}]);
+    let own = "chown -R 100000:100000 bundle";
+    let mut compared = config.clone();
+    compared["process"]["args"] = json!(["sh", "-c", format!("{LOOK}; cat /old/file")]);
+    compared["linux"]["devices"] = json!([]);
+    let [theirs, ours] = ["runc", "mocker"].map(|runtime| {
+        // Message queues that belong to the namespace's own group, where runc leaves them to the host's.
+        let seen = normal(&run(&lab, &compared, runtime, own).succeeds())
+            .replace("mqueue directory 1777 0:65534", "mqueue directory 1777 0:0");
+        let mut lines: Vec<String> = seen.lines().map(str::to_string).collect();
+        lines.sort();
+        lines.join("\n")
+    });
+    assert_eq!(ours, theirs);
+
+    // runc 1.1 fails at flags that are locked; they are kept.
+    config["mounts"].as_array_mut().unwrap().extend([
+        json!({"destination": "/c", "type": "bind", "source": lab.work().join("closed/open"), "options": ["bind"]}),
+        json!({"destination": "/strict", "type": "bind", "source": lab.work().join("strict"), "options": ["bind", "ro"]}),
+    ]);
+    let look = "awk '$5 == \"/strict\" { print $6 }' /proc/self/mountinfo; cat /c/file; stat -c '%F %a' /dev/pipe; echo x > /dev/null; stat -c %t:%T /dev/zero";
+    config["process"]["args"] = json!(["sh", "-c", look]);
+    let out = run(&lab, &config, "mocker", own).succeeds();
+    assert_eq!(out.stdout, "ro,nosuid,nodev,noexec,relatime\nseen\nfifo 600\n1:5\n");
+
+    // The host's network: sysfs may not be mounted anew, so the host's is shown.
+    config["linux"]["namespaces"].as_array_mut().unwrap().retain(|namespace| namespace["type"] != "network");
+    config["process"]["args"] =
+        json!(["sh", "-c", "awk '$5 == \"/sys\" { print $6, $9 }' /proc/self/mountinfo; ls /sys/class/net"]);
+    let out = run(&lab, &config, "mocker", own).succeeds();
+    assert!(out.stdout.starts_with("ro,nosuid,nodev,noexec") && out.stdout.contains("lo\n"), "{out}");
 }

@@ -172,14 +172,16 @@ pub struct SetAttributes<'a> {
     pub shown: &'a str,
     pub set: u64,
     pub clear: u64,
+    /// how mounts and unmounts pass to and from it; empty to leave it
+    pub propagation: MsFlags,
     pub recursive: bool,
     /// of MOUNT_ATTR_IDMAP
     pub user_namespace: Option<BorrowedFd<'a>>,
 }
 
 explained!(SetAttributes<'a>, "mount_setattr(2)", |this| {
-    call: format!("mount_setattr({:?}, AT_EMPTY_PATH{}, {{attr_set={:#x}, attr_clr={:#x}}})",
-        this.shown, if this.recursive { "|AT_RECURSIVE" } else { "" }, this.set, this.clear),
+    call: format!("mount_setattr({:?}, AT_EMPTY_PATH{}, {{attr_set={:#x}, attr_clr={:#x}, propagation={}}})",
+        this.shown, if this.recursive { "|AT_RECURSIVE" } else { "" }, this.set, this.clear, flag_names(this.propagation)),
     aim: format!("change {} at {}", if this.user_namespace.is_some() { "the owners shown" } else { "the attributes of all mounts" }, this.shown),
     diagnose: |errno| match errno {
         libc::ENOSYS => diagnosis("the kernel is older than 5.12 and has no mount_setattr", "uname -r"),
@@ -195,7 +197,7 @@ impl KernelCall for SetAttributes<'_> {
     fn call(&self) -> Result<(), Cause> {
         // struct mount_attr: attr_set, attr_clr, propagation, userns_fd.
         let user_namespace = self.user_namespace.map_or(0, |fd| fd.as_raw_fd() as u64);
-        let attributes: [u64; 4] = [self.set, self.clear, 0, user_namespace];
+        let attributes: [u64; 4] = [self.set, self.clear, self.propagation.bits(), user_namespace];
         let flags = libc::AT_EMPTY_PATH | if self.recursive { libc::AT_RECURSIVE } else { 0 };
         let (mount, size) = (self.mount.as_raw_fd(), size_of_val(&attributes));
         // SAFETY: the path is a C string, the attributes live as long as the call, and their size is given.

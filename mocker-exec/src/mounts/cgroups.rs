@@ -71,7 +71,7 @@ fn unified(plan: &Plan, mount: &Mount, options: &Options, rootfs: &Rootfs, targe
             let tree = sources::clone_path(own.unwrap_or(Path::new("/sys/fs/cgroup")), false)?;
             show(&tree, target)?;
             propagate(options, &tree)?;
-            change_flags(options, &tree)
+            change_flags(options, &tree, true)
         }
         outcome => outcome,
     }

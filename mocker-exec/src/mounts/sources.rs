@@ -17,6 +17,7 @@ use super::options::Options;
 use crate::calls::mounts::{CloneTree, SetAttributes, Target};
 use crate::calls::process::{Clone3, Cloned};
 use crate::plan::{Mount, Plan};
+use crate::rootfs::{self, whole_tree_propagation};
 use crate::userns::{self, Mappings};
 
 /// Sources that were opened outside, by the number of their mount.
@@ -34,9 +35,10 @@ impl MountSources {
             if !is_bind(mount, &options) || options.flags.contains(MsFlags::MS_REMOUNT) || !(all || id_map.is_some()) {
                 continue;
             }
-            let tree = match clone(plan, mount, &options) {
-                // Without root only the container's own user namespace has the right; it is asked there again.
-                Err(error) if error.errno == libc::EPERM && id_map.is_none() => continue,
+            let tree = match clone(plan, mount, &options).and_then(|tree| set_apart(plan, tree)) {
+                // Without root only the container's own user namespace has the right, and before Linux 5.12 nobody: it is
+                // asked there again.
+                Err(error) if [libc::EPERM, libc::ENOSYS].contains(&error.errno) && id_map.is_none() => continue,
                 outcome => outcome?,
             };
             if let Some(recursive) = id_map {
@@ -74,6 +76,25 @@ pub fn clone_path(path: &Path, recursive: bool) -> Result<Target, Error> {
     Ok(Target { descriptor, shown: path.display().to_string() })
 }
 
+/// Does to a mount of the host what is done to the container's whole tree: a clone still passes mounts on to the host.
+fn set_apart(plan: &Plan, tree: Target) -> Result<Target, Error> {
+    let propagation = whole_tree_propagation(rootfs::propagation(plan)?);
+    if propagation.contains(MsFlags::MS_SHARED) {
+        return Ok(tree);
+    }
+    step(SetAttributes {
+        mount: tree.descriptor.as_fd(),
+        shown: &tree.shown,
+        set: 0,
+        clear: 0,
+        propagation: propagation.difference(MsFlags::MS_REC),
+        recursive: true,
+        user_namespace: None,
+    })
+    .because("it was cloned on the host, and shared with it: what the container mounts in it would appear there")?;
+    Ok(tree)
+}
+
 /// Whether the mount is to show other owners, and if so whether the mounts below it are.
 fn id_map_of(mount: &Mount, options: &Options) -> Result<Option<bool>, Error> {
     let refused = |cause: &str| Err(Error::new(format!("cannot mount {}: {cause}", mount.destination)));
@@ -98,6 +119,7 @@ fn show_other_owners(plan: &Plan, mount: &Mount, tree: &Target, recursive: bool)
         shown: &tree.shown,
         set: libc::MOUNT_ATTR_IDMAP,
         clear: 0,
+        propagation: MsFlags::empty(),
         recursive,
         user_namespace: Some(namespace.as_fd()),
     })
