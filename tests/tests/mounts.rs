@@ -594,3 +594,41 @@ fn in_a_user_namespace_mounts_and_devices_are_seen_as_under_runc() {
     let out = run(&lab, &config, "mocker", own).succeeds();
     assert!(out.stdout.starts_with("ro,nosuid,nodev,noexec") && out.stdout.contains("lo\n"), "{out}");
 }
+
+#[test]
+fn what_is_mounted_inside_reaches_the_host_only_where_it_is_asked_for() {
+    let lab = lab("propagation");
+    lab.sh("mkdir peers/in; ln -s busybox image/bin/umount").succeeds();
+    let plain = plain(&lab);
+    let mounts = || lab.sh("findmnt -rno TARGET,SOURCE,PROPAGATION | sort").succeeds().stdout;
+    let before = mounts();
+    let maps = json!([{"containerID": 0, "hostID": 0, "size": 65_536}]);
+    for (root, options, user_namespace, arrives) in [
+        (None, ["rbind", "rw"], false, false),
+        (None, ["rbind", "rshared"], false, false),
+        (None, ["rbind", "rw"], true, false),
+        (Some("rslave"), ["rbind", "rslave"], false, false),
+        (Some("private"), ["rbind", "rshared"], false, false),
+        (Some("rshared"), ["rbind", "rprivate"], false, false),
+        (Some("rshared"), ["rbind", "rshared"], false, true),
+        (Some("shared"), ["rbind", "shared"], false, true),
+    ] {
+        let mut config = case("", peers(&options)).config(&lab, &plain);
+        config["linux"]["rootfsPropagation"] = root.map_or(Value::Null, Value::from);
+        for set in ["bounding", "effective", "permitted"] {
+            config["process"]["capabilities"][set].as_array_mut().unwrap().push("CAP_SYS_ADMIN".into());
+        }
+        if user_namespace {
+            config["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "user"}));
+            (config["linux"]["uidMappings"], config["linux"]["gidMappings"]) = (maps.clone(), maps.clone());
+        }
+        config["process"]["args"] = json!(["sh", "-c", "mount -t tmpfs inner /x/in && stat /x/in"]);
+        run(&lab, &config, "mocker", "true").succeeds();
+        let seen = mounts();
+        assert_eq!(seen.contains(" inner "), arrives, "{root:?} {options:?} {user_namespace}: {seen}");
+        if arrives {
+            lab.sh("umount peers/in").succeeds();
+        }
+        assert_eq!(mounts(), before, "{root:?} {options:?}: the host's mounts are others now");
+    }
+}
