@@ -77,8 +77,8 @@ fn dress(to: &OwnedFd, name: &CStr, stat: &Stat, has_mode: bool, mode: Mode) -> 
         chmodat(to, name, mode, AtFlags::empty())?;
     }
     let times = Timestamps {
-        last_access: Timespec { tv_sec: stat.st_atime as i64, tv_nsec: stat.st_atime_nsec as _ },
-        last_modification: Timespec { tv_sec: stat.st_mtime as i64, tv_nsec: stat.st_mtime_nsec as _ },
+        last_access: Timespec { tv_sec: stat.st_atime as _, tv_nsec: stat.st_atime_nsec as _ },
+        last_modification: Timespec { tv_sec: stat.st_mtime as _, tv_nsec: stat.st_mtime_nsec as _ },
     };
     Ok(utimensat(to, name, &times, AtFlags::SYMLINK_NOFOLLOW)?)
 }
