@@ -14,6 +14,10 @@ use mocker_common::store::Store;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::memory_policy::MemoryPolicy;
+use crate::netdev::NetDevices;
+use crate::personality::Personality;
+use crate::scheduling::{CpuAffinity, IoPriority, Scheduler};
 use crate::timens::Offsets;
 use crate::userns::{self, Mappings};
 
@@ -30,6 +34,12 @@ pub struct Process {
     pub rlimits: Vec<Rlimit>,
     pub no_new_privileges: bool,
     pub oom_score_adj: Option<i32>,
+    pub scheduler: Option<Scheduler>,
+    pub io_priority: Option<IoPriority>,
+    #[serde(rename = "execCPUAffinity")]
+    pub exec_cpu_affinity: Option<CpuAffinity>,
+    pub apparmor_profile: Option<String>,
+    pub selinux_label: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
@@ -145,6 +155,10 @@ pub struct Plan {
     pub propagation: Option<String>,
     pub capabilities: Value,
     pub seccomp: Option<Value>,
+    pub personality: Option<Personality>,
+    pub memory_policy: Option<MemoryPolicy>,
+    pub net_devices: NetDevices,
+    pub mount_label: Option<String>,
     pub cgroup: Cgroup,
     pub hooks: Hooks,
     /// what hooks read on stdin
@@ -166,19 +180,7 @@ pub struct Plan {
 }
 
 /// What this tool cannot do for a container yet. Running without it would be less than was asked.
-const NOT_YET: [(&str, &str); 11] = [
-    ("/process/apparmorProfile", "AppArmor profiles"),
-    ("/process/selinuxLabel", "SELinux labels"),
-    ("/process/scheduler", "scheduler policies"),
-    ("/process/ioPriority", "I/O priorities"),
-    ("/process/execCPUAffinity", "CPU affinity"),
-    ("/linux/personality", "personalities"),
-    ("/linux/intelRdt", "Intel RDT"),
-    ("/linux/mountLabel", "SELinux mount labels"),
-    ("/linux/memoryPolicy", "memory policies"),
-    ("/linux/netDevices", "moving network devices"),
-    ("/vm", "virtual machines"),
-];
+const NOT_YET: [(&str, &str); 2] = [("/linux/intelRdt", "Intel RDT"), ("/vm", "virtual machines")];
 
 impl Plan {
     /// Reads and checks the document. `bundle` is what a relative `root.path` is relative to. `cgroup`: the groups that the
@@ -220,6 +222,7 @@ impl Plan {
         };
 
         let root = root(document, id, bundle)?;
+        userns::check_root(&root, &namespaces)?;
         let process = Process { env: with_home(&process, &root)?, ..process };
 
         Ok(Plan {
@@ -240,6 +243,10 @@ impl Plan {
             propagation: document.text("/linux/rootfsPropagation").map(str::to_string),
             capabilities: document.get("/process/capabilities").cloned().unwrap_or(Value::Null),
             seccomp: document.get("/linux/seccomp").cloned(),
+            personality: document.view("/linux/personality")?,
+            memory_policy: document.view("/linux/memoryPolicy")?,
+            net_devices: document.view::<Option<NetDevices>>("/linux/netDevices")?.unwrap_or_default(),
+            mount_label: document.text("/linux/mountLabel").map(str::to_string),
             cgroup,
             hooks: document.view("/hooks")?,
             state: Value::Null,

@@ -167,6 +167,9 @@ fn start_pasta(netns: &Path, ports: &[Port]) -> Result<Process, Error> {
         let mut error = Error::new(format!("cannot make the container's network: pasta failed ({})", output.status));
         error.said = said.lines().rev().take(4).map(str::to_string).collect();
         error.said.reverse();
+        if error.said.iter().any(|line| line.contains("tun")) {
+            error.likely = "/dev/net/tun is closed to this user; most machines leave it open to all".into();
+        }
         return Err(error.hint("--network none or host; or slirp4netns: MOCKER_USER_NETWORK=slirp4netns"));
     }
     let text = fs::read_to_string(&pid_file).map_err(failed("read", pid_file.display()))?;
