@@ -120,6 +120,13 @@ fn check_is_proc(file: std::os::fd::BorrowedFd<'_>, path: &str) -> Result<(), Er
     }
 }
 
+/// What was made ready for the program outside and before the root was changed.
+pub struct Prepared<'a> {
+    pub capabilities: &'a Sets,
+    pub filter: Option<&'a seccomp::Program>,
+    pub labels: &'a Labels,
+}
+
 /// Where a user has mapped himself alone nobody may set groups: then the one that is there anyway need not be set.
 fn set_groups(user: &User) -> Result<(), Error> {
     let set = step(SetGroups(&user.additional_gids))
@@ -133,13 +140,6 @@ fn set_groups(user: &User) -> Result<(), Error> {
         }
         other => other,
     }
-}
-
-/// What was made ready for the program outside and before the root was changed.
-pub struct Prepared<'a> {
-    pub capabilities: &'a Sets,
-    pub filter: Option<&'a seccomp::Program>,
-    pub labels: &'a Labels,
 }
 
 /// Becomes the container's user with the container's rights, and no more. Afterwards only execve is left to do.

@@ -137,9 +137,8 @@ impl Process {
             Cloned::Parent { pid, pidfd } => Running { pid, pidfd },
         };
         drop(inside);
-        match userns::set_limits(&self.plan, running.pid)
-            .and_then(|()| self.follow(record, &running, &groups, &outside))
-        {
+        let limited = userns::set_limits(&self.plan, running.pid);
+        match limited.and_then(|()| self.follow(record, &running, &groups, &outside)) {
             Ok(master) => Ok((running, master)),
             Err(error) => {
                 running.kill();
