@@ -153,7 +153,7 @@ pub fn is_hosts_root() -> bool {
 }
 
 /// Gives the child's new user namespace its maps. Outside, while the child waits for them.
-fn write_maps(pid: i32, mappings: &Mappings) -> Result<(), Error> {
+pub fn write_maps(pid: i32, mappings: &Mappings) -> Result<(), Error> {
     if rustix::process::geteuid().is_root() {
         write(pid, "uid_map", &text(&mappings.uid))?;
         return write(pid, "gid_map", &text(&mappings.gid));

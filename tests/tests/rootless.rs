@@ -42,8 +42,11 @@ impl Ann<'_> {
 
 /// What she has left behind: processes, records, containers.
 fn assert_nothing_is_left(ann: &Ann<'_>) {
-    let left = ann.sh("find $XDG_RUNTIME_DIR -type f ! -name lock; find .local/share/mocker/containers -mindepth 1
-        ps -eo comm= | grep -xE 'pasta.*|slirp4netns' || true");
+    let left = ann.sh(
+        "for try in 1 2 3 4 5 6 7 8 9 10; do pgrep -f '[m]ocker-(exec|net)' >/dev/null || break; sleep 0.5; done
+        find $XDG_RUNTIME_DIR -type f ! -name lock; find .local/share/mocker/containers -mindepth 1
+        ps -eo comm= | grep -xE 'pasta.*|slirp4netns' || true",
+    );
     assert_eq!(left.succeeds().stdout, "", "something is left");
 }
 
@@ -75,7 +78,6 @@ fn with_more_ids_a_container_has_users_of_its_own() {
     // The layers belong to ids of hers that she alone has in her namespace; they go all the same.
     ann.sh(&format!("mocker rmi {image} && mocker prune")).succeeds();
     assert_eq!(ann.sh("ls .local/share/mocker/layers/sha256").succeeds().stdout, "");
-    drop(registry);
     lab.sh("rm -rf home/.local rt/mocker").succeeds();
     lab.assert_same(&before);
 }
@@ -110,6 +112,8 @@ fn with_one_id_all_files_are_hers_and_she_is_told() {
 fn a_layer_hides_what_is_below_without_roots_marks() {
     let lab = Lab::new("rootless-layers");
     let ann = Ann::new(&lab, true);
+    // The image has a file of a user far up.
+    lab.sh("echo ann:300000:4000000 > some").succeeds();
     let registry = lab.registry();
     let image = registry.reference("layers");
     lab.sh(&format!("mocker-pull {image}")).succeeds();
@@ -153,7 +157,7 @@ fn the_network_is_none_the_hosts_or_one_in_user_space() {
 
     // A port of hers leads in; the registry on the host's loopback is out of reach.
     let out = ann.sh(&format!(
-        "mocker run -p 8099:80 {image} sh -c 'cd /tmp; echo hello > index.html; exec httpd -f -p 80' & container=$!
+        "mocker run --init -p 8099:80 {image} sh -c 'cd /tmp; echo hello > index.html; exec httpd -f -p 80' & container=$!
         for try in 1 2 3 4 5 6 7 8 9 10; do sleep 0.5; busybox wget -qO- http://127.0.0.1:8099/ && break; done
         kill $container; wait $container"
     ));
