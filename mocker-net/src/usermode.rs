@@ -204,7 +204,8 @@ pub fn unmake(stack: &Stack, netns: &Path) -> Result<(), Error> {
     if let Some(process) = stack.process.filter(Process::is_alive)
         && let Some(pid) = rustix::process::Pid::from_raw(process.pid)
     {
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap_or_default(); // it may just have ended
+        // It has inherited that a stage holds SIGTERM back, and has nothing to save. It may just have ended.
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap_or_default();
     }
     let pid_file: PathBuf = netns.with_extension("pid");
     fs::remove_file(pid_file).unwrap_or_default(); // there only if we were killed meanwhile
