@@ -65,7 +65,8 @@ fn become_container(
     home: &Home,
 ) -> Result<Infallible, Error> {
     let channel = &home.channel;
-    enter_user_and_time(plan, channel)?;
+    let own = enter_user_and_time(plan, channel)?;
+    let plan = own.as_ref().unwrap_or(plan);
     stay_bound_to_parent()?;
     rustix::process::umask(rustix::fs::Mode::empty());
 
@@ -103,17 +104,21 @@ fn become_container(
 }
 
 /// Waits for the maps of its user namespace and becomes root in there; its clocks come before, while /proc/self is its own.
-fn enter_user_and_time(plan: &Plan, channel: &Channel) -> Result<(), Error> {
+/// Returns the plan as it is from there on, where that differs.
+fn enter_user_and_time(plan: &Plan, channel: &Channel) -> Result<Option<Plan>, Error> {
     if plan.mappings.is_some() {
         wait_for_go(channel)?;
     }
     if plan.makes_namespace("time") {
         timens::enter_new(&plan.time_offsets)?;
     }
-    match plan.has_namespace("user") {
-        true => userns::become_root().and_then(|()| userns::make_later(plan)),
-        false => Ok(()),
+    if !plan.has_namespace("user") {
+        return Ok(None);
     }
+    let own = userns::stand_in_root(plan)?;
+    userns::become_root()?;
+    userns::make_later(plan)?;
+    Ok(own)
 }
 
 /// The container must not outlive the tool that cleans up after it.

@@ -14,6 +14,7 @@ use mocker_common::store::Store;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::labels;
 use crate::memory_policy::MemoryPolicy;
 use crate::netdev::NetDevices;
 use crate::personality::Personality;
@@ -217,6 +218,7 @@ impl Plan {
         }
         let mut mounts: Vec<Mount> = document.view("/mounts")?;
         userns::adapt(&mut mounts, &namespaces)?;
+        labels::label_mounts(&mut mounts, document.text("/linux/mountLabel"));
         let cgroup = match cgroup {
             Some(cgroup) => cgroup,
             None => {
@@ -228,6 +230,7 @@ impl Plan {
         };
 
         let root = root(document, id, bundle)?;
+        userns::check_root(&root, &namespaces)?;
         let process = Process { env: with_home(&process, &root)?, ..process };
 
         Ok(Plan {
