@@ -124,13 +124,13 @@ pub fn run(runtime: &Runtime, args: &BundleArgs, detach: bool, keep: bool) -> Re
 
 /// Record, groups, container. If one fails the others are gone again.
 fn make(runtime: &Runtime, args: &BundleArgs, bundle: &mut Bundle, waits: bool) -> Result<(Record, Made), Error> {
-    let mut record =
-        Record::begin(&runtime.root, &bundle.document, &bundle.plan, &args.bundle, bundle.groups.are_made())?;
+    let mut record = Record::begin(&runtime.root, &bundle.document, &bundle.plan, &args.bundle, true)?;
     let made = (|| {
         etc::prepare_directory(&bundle.plan, &bundle.document)?;
         rootfs::prepare(&bundle.plan)?;
         etc::prepare(&mut bundle.plan)?;
-        bundle.groups.make()?;
+        bundle.plan.cgroup = bundle.groups.make()?;
+        record.cgroup = bundle.plan.cgroup.clone();
         let line = waits.then(|| StartLine::make(&record.directory)).transpose()?;
         container::make(&bundle.plan, &bundle.prepared, &mut record, line, None)
     })();
