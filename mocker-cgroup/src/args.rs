@@ -6,8 +6,8 @@ use mocker_common::error::Error;
 use mocker_common::stage::StageArgs;
 use mocker_common::units::{format_size, parse_size};
 
-use crate::cpu;
-use crate::hierarchy::Hierarchies;
+use mocker_common::cgroup::cpu;
+use mocker_common::cgroup::hierarchy::Hierarchies;
 
 /// Gives the container of the document on standard input a control group with limits
 ///

@@ -5,13 +5,7 @@
 //! into it before that can fork. Needs root, or a parent group that was delegated. Source: cgroups(7).
 
 mod args;
-mod calls;
-mod cpu;
-mod device_program;
-mod devices;
-mod hierarchy;
 mod life;
-mod limits;
 mod stat;
 
 use std::path::Path;
@@ -24,8 +18,9 @@ use mocker_common::undo::Undo;
 use mocker_common::{explain, stage};
 
 use args::{Args, Command};
-use hierarchy::{Group, Hierarchies};
-use limits::{Resources, Setting};
+use mocker_common::cgroup::devices;
+use mocker_common::cgroup::hierarchy::Group;
+use mocker_common::cgroup::limits::{self, Resources, Setting};
 
 /// The name that errors, records and hooks carry.
 const TOOL: &str = "mocker-cgroup";
@@ -48,10 +43,13 @@ fn main() -> ExitCode {
 /// What can be refused is refused before anything is made; then the group, its limits, its devices.
 fn recipe(document: &mut Document, args: &Args, undo: &mut Undo) -> Result<(), Error> {
     let id = document.ensure_id(None)?;
-    let hierarchies = Hierarchies::detect()?;
+    let mut hierarchies = life::detect()?;
     args.limits.write_into(document, &hierarchies)?;
     let resources = Resources::read(document)?;
     let settings: Vec<Setting> = resources.settings(&hierarchies)?;
+    // A v1 cpuset is made only where one was asked for: it holds nothing, and a new one takes no process.
+    let cpuset = settings.iter().any(|setting| setting.controller == "cpuset");
+    hierarchies.all.retain(|one| cpuset || one.unified || one.controllers != ["cpuset"]);
     let group = Group::new(hierarchies, Path::new(&args.parent), &id)?;
 
     life::create(&group, &id, &settings, undo)?;

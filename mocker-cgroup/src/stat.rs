@@ -12,6 +12,8 @@ use cgroups_rs::fs::cpu::CpuController;
 use cgroups_rs::fs::hierarchies;
 use cgroups_rs::fs::memory::MemController;
 use cgroups_rs::fs::pid::PidController;
+use mocker_common::cgroup::hierarchy::Group;
+use mocker_common::cgroup::life::{is_frozen, processes};
 use mocker_common::document::ContainerId;
 use mocker_common::error::{Error, failed};
 use mocker_common::stage;
@@ -19,7 +21,6 @@ use mocker_common::state::{self, Directories};
 use mocker_common::units::format_size;
 use serde_json::{Value, json};
 
-use crate::hierarchy::Group;
 use crate::{TOOL, life};
 
 /// Prints one group.
@@ -102,8 +103,8 @@ fn read(id: &ContainerId, group: &Group) -> Value {
         "path": group.path,
         "version": group.hierarchies.version(),
         "directories": group.directories(),
-        "frozen": life::is_frozen(group),
-        "processes": life::processes(group),
+        "frozen": is_frozen(group),
+        "processes": processes(group),
         "memory": memory,
         "pids": pids,
         "cpu": cpu,

@@ -6,8 +6,10 @@
 //! - images: [`reference`], [`digest`], [`store`], [`publish`] (how things appear in it), [`unpack`] (a layer's tar
 //!   becomes a directory), [`image`] (from store to document), [`overlay`] (its layers as one tree), [`passwd`]
 //! - what is allowed by default: [`defaults`], [`seccomp_profile`]
+//! - limits: [`cgroup`]
 //! - small things: [`lock`], [`units`]
 
+pub mod cgroup;
 pub mod clock;
 pub mod defaults;
 pub mod digest;

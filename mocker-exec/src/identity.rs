@@ -44,8 +44,10 @@ pub fn limit_number(kind: &str) -> Result<u32, Error> {
 
 /// Sets what needs the host's /proc or the caller's privilege. Before the root is changed.
 pub fn prepare(plan: &Plan) -> Result<(), Error> {
-    step(NewKeyring(plan.id.as_str()))
-        .because("the caller's session keyring may hold keys; the container would inherit it")?;
+    if !plan.no_new_keyring {
+        step(NewKeyring(plan.id.as_str()))
+            .because("the caller's session keyring may hold keys; the container would inherit it")?;
+    }
     if let Some(score) = plan.process.oom_score_adj {
         write_proc("/proc/self/oom_score_adj", &score.to_string())?;
     }

@@ -5,11 +5,11 @@
 
 use std::path::Path;
 
-use mocker_common::error::Error;
-use mocker_common::step::step;
+use crate::error::Error;
+use crate::step::step;
 
-use crate::calls::{AttachProgram, LoadProgram, OpenGroup};
-use crate::devices::Rule;
+use crate::cgroup::calls::{AttachProgram, LoadProgram, OpenGroup};
+use crate::cgroup::devices::Rule;
 
 /// One instruction: operation, registers (destination low, source high), jump offset, constant.
 #[repr(C)]
@@ -129,7 +129,7 @@ mod kernel {
     use std::process::Command;
 
     use super::*;
-    use crate::hierarchy::Hierarchies;
+    use crate::cgroup::hierarchy::Hierarchies;
 
     fn rules(json: serde_json::Value) -> Vec<Rule> {
         serde_json::from_value(json).unwrap()

@@ -5,23 +5,10 @@
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
-use cgroups_rs::fs::Controllers;
-use cgroups_rs::fs::hierarchies::{UNIFIED_MOUNTPOINT, V1, is_cgroup2_unified_mode};
-use mocker_common::document::{ContainerId, Document};
-use mocker_common::error::Error;
 use serde_json::json;
 
-/// The controllers of v1 that a container's limits and life need. The other hierarchies (net_cls, perf_event, blkio,
-/// systemd's own) are left alone: a group there would limit nothing, and take time to make and remove.
-const WANTED: [Controllers; 7] = [
-    Controllers::Mem,
-    Controllers::Cpu,
-    Controllers::CpuAcct,
-    Controllers::CpuSet,
-    Controllers::Pids,
-    Controllers::Devices,
-    Controllers::Freezer,
-];
+use crate::document::{ContainerId, Document};
+use crate::error::{Error, failed};
 
 /// One mounted tree of groups.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,30 +26,40 @@ pub struct Hierarchies {
 }
 
 impl Hierarchies {
-    /// Asks the kernel. The v1 mounts are found by cgroups-rs; it knows nothing of hybrid machines, so the unified tree
-    /// beside them is looked up here.
+    /// Asks the kernel: every cgroup file system that is mounted, in the order of /proc/self/mountinfo. cgroups-rs knows
+    /// neither named v1 hierarchies nor the unified tree of a hybrid machine, so the list is read here.
     pub fn detect() -> Result<Self, Error> {
-        let mut all: Vec<Hierarchy> = Vec::new();
-        if is_cgroup2_unified_mode() {
-            all.push(unified(Path::new(UNIFIED_MOUNTPOINT)));
-        } else {
-            let mounts = V1::new();
-            for controller in WANTED {
-                // Controllers may share a mount: cpu,cpuacct.
-                let Some((mount, _)) = mounts.get_mount_point(controller.clone()) else { continue };
-                match all.iter_mut().find(|hierarchy| hierarchy.mount == mount) {
-                    Some(shared) => shared.controllers.push(controller.to_string()),
-                    None => all.push(Hierarchy { mount, controllers: vec![controller.to_string()], unified: false }),
-                }
-            }
-            let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-            all.extend(unified_mount(&mountinfo).map(|mount| unified(&mount)));
-        }
+        let mountinfo = fs::read_to_string("/proc/self/mountinfo").map_err(failed("read", "/proc/self/mountinfo"))?;
+        let all = Self::read(&mountinfo);
         match all.is_empty() {
             false => Ok(Hierarchies { all }),
             true => Err(Error::new("cannot make a cgroup: no cgroup hierarchy is mounted")
                 .hint("mount -t cgroup2 cgroup2 /sys/fs/cgroup")),
         }
+    }
+
+    /// The lines of mountinfo (proc_pid_mountinfo(5)): root and mount point are fields 4 and 5; behind ` - ` stand the type
+    /// and the options of the file system, where v1 names its controllers.
+    fn read(mountinfo: &str) -> Vec<Hierarchy> {
+        let mut all: Vec<Hierarchy> = Vec::new();
+        for line in mountinfo.lines() {
+            let Some((mount, system)) = line.split_once(" - ") else { continue };
+            let Some(mount) = mount.split(' ').nth(4).map(PathBuf::from) else { continue };
+            let mut system = system.split(' ');
+            let found = match (system.next(), system.nth(1)) {
+                (Some("cgroup2"), _) => unified(&mount),
+                (Some("cgroup"), Some(options)) => {
+                    let named = options.split(',').filter(|option| is_controller(option));
+                    Hierarchy { mount, controllers: named.map(str::to_string).collect(), unified: false }
+                }
+                _ => continue,
+            };
+            // The same hierarchy may be mounted twice, or shown again in a container; the first is the usual one.
+            if !all.iter().any(|known| known.controllers == found.controllers && known.unified == found.unified) {
+                all.push(found);
+            }
+        }
+        all
     }
 
     /// `v1`, `hybrid` or `v2`.
@@ -112,12 +109,11 @@ fn unified(mount: &Path) -> Hierarchy {
     Hierarchy { mount: mount.into(), controllers, unified: true }
 }
 
-/// Where a cgroup2 file system is mounted (proc_pid_mountinfo(5)): field 5 of a line whose type, behind ` - `, is cgroup2.
-fn unified_mount(mountinfo: &str) -> Option<PathBuf> {
-    mountinfo.lines().find_map(|line| {
-        let (mount, kind) = line.split_once(" - ")?;
-        kind.starts_with("cgroup2 ").then(|| mount.split(' ').nth(4).map(PathBuf::from))?
-    })
+/// Whether a super block option of v1 names what the hierarchy is for: a controller, or `name=systemd`.
+fn is_controller(option: &str) -> bool {
+    !["rw", "ro", "xattr", "noprefix", "clone_children", "cpuset_v2_mode", "none", "favordynmods", "nofavordynmods"]
+        .contains(&option)
+        && !option.starts_with("release_agent=")
 }
 
 /// A container's group: the same path in every hierarchy, below where that is mounted, wherever this process sits itself.
@@ -202,11 +198,16 @@ mod tests {
     }
 
     #[test]
-    fn the_unified_tree_is_found_beside_the_others() {
+    fn every_mounted_hierarchy_is_found_once() {
         let hybrid = "34 24 0:29 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
-                      35 24 0:30 / /sys/fs/cgroup/unified rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n";
-        assert_eq!(unified_mount(hybrid), Some("/sys/fs/cgroup/unified".into()));
-        assert_eq!(unified_mount(hybrid.lines().next().unwrap()), None);
+                      33 24 0:28 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd\n\
+                      35 24 0:30 / /sys/fs/cgroup/unified rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n\
+                      36 24 0:29 / /mnt/memory rw - cgroup cgroup rw,memory\n";
+        let all = Hierarchies::read(hybrid);
+        let mounts: Vec<&str> = all.iter().map(|one| one.mount.to_str().unwrap()).collect();
+        assert_eq!(mounts, ["/sys/fs/cgroup/memory", "/sys/fs/cgroup/systemd", "/sys/fs/cgroup/unified"]);
+        assert_eq!(all[1].controllers, ["name=systemd"]);
+        assert_eq!(Hierarchies { all }.version(), "hybrid");
     }
 
     #[test]

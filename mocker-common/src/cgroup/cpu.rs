@@ -1,6 +1,6 @@
 //! Numbers of cpus, time slices and weights: the arithmetic of the cpu controller.
 
-use mocker_common::error::{Error, USAGE};
+use crate::error::{Error, USAGE};
 
 /// The span over which `--cpus` is counted, as docker's: 100 ms.
 pub const PERIOD_US: i64 = 100_000;

@@ -5,16 +5,16 @@
 
 use std::path::PathBuf;
 
-use mocker_common::document::Document;
-use mocker_common::error::Error;
-use mocker_common::step::step;
+use crate::document::Document;
+use crate::error::Error;
+use crate::step::step;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::calls::WriteFile;
-use crate::cpu;
-use crate::devices::Rule;
-use crate::hierarchy::{Group, Hierarchies};
+use crate::cgroup::calls::WriteFile;
+use crate::cgroup::cpu;
+use crate::cgroup::devices::Rule;
+use crate::cgroup::hierarchy::{Group, Hierarchies};
 
 /// What mocker-cgroup can set of `linux.resources`.
 #[derive(Clone, Debug, Default, Deserialize)]

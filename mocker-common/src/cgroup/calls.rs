@@ -6,9 +6,9 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use mocker_common::step::{Cause, Diagnosis, Explained, KernelCall, diagnosis};
+use crate::step::{Cause, Diagnosis, Explained, KernelCall, diagnosis};
 
-use crate::device_program::Instruction;
+use crate::cgroup::device_program::Instruction;
 
 /// mkdir in a cgroup file system: a new group.
 pub struct MakeGroup<'a> {

@@ -5,13 +5,13 @@
 
 use std::path::Path;
 
-use mocker_common::error::Error;
-use mocker_common::step::step;
+use crate::error::Error;
+use crate::step::step;
 use serde::Deserialize;
 
-use crate::calls::WriteFile;
-use crate::device_program;
-use crate::hierarchy::Group;
+use crate::cgroup::calls::WriteFile;
+use crate::cgroup::device_program;
+use crate::cgroup::hierarchy::Group;
 
 /// One of `linux.resources.devices` (runtime-spec config-linux.md, Allowed Device list). Applied in order, the last match
 /// decides.
