@@ -71,7 +71,8 @@ pub fn docker(lab: &Lab, runtime: &Path) -> Running {
     );
     daemon(
         lab,
-        "mkdir -p docker && exec dockerd --config-file $HOME/daemon.json --data-root $HOME/docker/data \
+        // Without an address of IPv6, which comes a second later than the bridge.
+        "echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6; mkdir -p docker && exec dockerd --config-file $HOME/daemon.json --data-root $HOME/docker/data \
          --exec-root $HOME/docker/exec --pidfile $HOME/docker/pid -H unix://$HOME/docker/socket \
          --iptables=false --ip6tables=false --bip 172.31.0.1/24",
         "API listen on",

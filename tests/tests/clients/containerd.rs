@@ -2,7 +2,8 @@
 
 use crate::bench::{Bench, Case, ours};
 
-const CLEAN: &str = "for c in $(ctr c ls -q); do ctr task kill -s KILL $c; sleep 0.2; ctr task rm -f $c; ctr c rm $c; done";
+const CLEAN: &str =
+    "for c in $(ctr c ls -q); do ctr task kill -s KILL $c; sleep 0.2; ctr task rm -f $c; ctr c rm $c; done";
 
 #[test]
 fn ctr_cannot_tell_the_difference() {
@@ -28,15 +29,15 @@ const CASES: [Case; 14] = [
     ),
     (
         "all that a program sees",
-        "ctr run --rm --env A=b --user 7:8 $I c sh -c 'id; env | sort; grep -e Cap -e NoNew -e Sec -e SigIgn /proc/self/status; cat /proc/self/limits
+        "ctr run --rm --env A=b $I c sh -c 'id; env | sort; grep -e Cap -e NoNew -e Sec -e SigIgn /proc/self/status; cat /proc/self/limits
             cut -d\" \" -f4- /proc/self/mountinfo | sed \"s/ - / /; s,lowerdir=.*,,; s,/var/tmp/[^ ]*/,/,; s, [a-z]*:[0-9]* , ,\" | sort
             cat /proc/1/cgroup; stat -c \"%A %u %g %t:%T %N\" /dev/* /dev/pts/* | sort'",
         0,
-        "uid=7 gid=8",
+        "uid=0(root)",
     ),
     (
         "limits",
-        "ctr run --rm --memory-limit 33554432 --cpus 0.5 --read-only --with-ns network:/proc/self/ns/net --mount type=bind,src=$HOME,dst=/mine,options=rbind:ro $I c sh -c '
+        "ctr run --rm --memory-limit 33554432 --cpus 0.5 --read-only --mount type=cgroup,src=cgroup,dst=/sys/fs/cgroup,options=ro --mount type=bind,src=$HOME,dst=/mine,options=rbind:ro $I c sh -c '
             touch /x; touch /mine/x; ls /mine | grep containerd; cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/cpu/cpu.cfs_quota_us'",
         0,
         "33554432\n50000\n",
@@ -51,14 +52,14 @@ const CASES: [Case; 14] = [
         "exec",
         "ctr run -d $I c sleep 1000; ctr task exec --exec-id x --cwd /tmp --user 7 c sh -c 'id; pwd; echo err >&2; exit 3'; echo $?
          ctr task exec --exec-id y c nope; echo $?; ctr task exec --exec-id z c sh -c 'kill -9 $$'; echo $?
-         script -qec 'ctr task exec -t --exec-id t c sh -c \"tty; test -t 1 && echo terminal\"' /dev/null < /dev/null | tr -d '\\r'
+         terminal 'ctr task exec -t --exec-id t c sh -c \"sleep 0.2; tty; test -t 1 && echo terminal\"'
          ctr task kill -s KILL c; ended c; ctr task rm c; ctr c rm c",
         0,
         "uid=7",
     ),
     (
         "a terminal",
-        "script -qec 'ctr run --rm -t busybox:latest c sh -c \"tty; test -t 0 && echo terminal; stty size; exit 4\"' /dev/null < /dev/null | tr -d '\\r'",
+        "terminal 'ctr run --rm -t busybox:latest c sh -c \"tty; test -t 0 && echo terminal; stty size; exit 4\"'",
         0,
         "/dev/pts/0",
     ),
@@ -99,9 +100,10 @@ const CASES: [Case; 14] = [
     ),
     (
         "its shim is killed",
-        "ctr run -d $I c sleep 1000; pkill -KILL -f 'containerd-shim-runc-v2.* -id c '; sleep 0.5; ctr task ls -q; ctr c rm c; echo $?; pgrep -x sleep | wc -l",
+        "ctr run -d $I c sleep 1000; pkill -KILL -f '[c]ontainerd-shim-runc-v2.* -id c '; sleep 0.5; ctr task ls -q; ctr c rm c; echo $?; pgrep -x sleep | wc -l
+         rm -r /run/containerd/fifo/* /run/containerd/s/*",
         0,
-        "",
+        "0\n1\n",
     ),
     (
         "deleted behind its back",

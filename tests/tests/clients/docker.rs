@@ -11,10 +11,51 @@ fn bench(name: &str) -> (Bench, Running) {
     bench.ready("run() { docker run --network none \"$@\"; }\n");
     bench.warm_up(
         "docker image inspect busybox > /dev/null 2>&1 || { skopeo copy -q oci:$IMAGES/busybox:latest docker-archive:i.tar:busybox:latest && docker load -qi i.tar; } > /dev/null
-         docker run --rm -p 8080:80 busybox true",
+         docker run --rm -p 8080:80 busybox true && docker run --rm --network host busybox true",
     );
     (bench, daemon)
 }
+
+/// Makes ours the runtime of what has no `--runtime`.
+const DEFAULT: &str = "
+    jq \".\\\"default-runtime\\\" = \\\"${RUNTIME##*/}\\\"\" daemon.json > new.json && cat new.json > daemon.json && kill -HUP $(cat docker/pid)
+    until [ \"$(docker info -f '{{.DefaultRuntime}}')\" = ${RUNTIME##*/} ]; do sleep 0.05; done
+    ";
+
+#[test]
+fn images_are_built_and_the_daemon_ends_the_same() {
+    let (mut bench, daemon) = bench("docker-build");
+    bench.ready(DEFAULT);
+    bench.compare(&BUILDS);
+    for runtime in ["runc", "mocker-exec"] {
+        let script = format!("docker run -d --network none --name {runtime} --runtime {runtime} busybox sleep 1000");
+        bench.lab.sh(&script.replace("docker run", "docker container run")).succeeds();
+    }
+    bench.lab.sh("kill $(cat docker/pid); while kill -0 $(cat docker/pid); do sleep 0.05; done 2>/dev/null").succeeds();
+    daemon.wait().succeeds();
+    // What its containers ran has ended with it, and no shim waits.
+    bench.lab.sh("pgrep -a 'sleep|shim' | grep -v infinity").fails(1);
+}
+
+const BUILDS: [Case; 3] = [
+    (
+        "build with RUN",
+        "mkdir c; printf '%s\\n' 'FROM busybox' 'ENV A=b' 'RUN echo $A > /made && id && pwd' 'USER nobody' 'WORKDIR /tmp' 'RUN id; pwd; grep -e Cap -e Sec /proc/self/status' \
+            'CMD cat /made' > c/Dockerfile
+         DOCKER_BUILDKIT=0 docker build --no-cache --network none -t mine c 2>/dev/null | grep -v -e 'in ID' -e '--->' -e '[0-9a-f]\\{12\\}'
+         docker run --network none --rm mine; docker rmi -f mine > /dev/null; rm -r c",
+        0,
+        "uid=65534(nobody)",
+    ),
+    (
+        "a RUN that fails",
+        "mkdir c; printf '%s\\n' 'FROM busybox' 'RUN echo before; exit 5' > c/Dockerfile; DOCKER_BUILDKIT=0 docker build --network none c 2>&1 | grep -v '[0-9a-f]\\{12\\}'
+         printf '%s\\n' 'FROM busybox' 'RUN [\"nope\"]' > c/Dockerfile; DOCKER_BUILDKIT=0 docker build --network none c > /dev/null; echo $?; docker rm $(docker ps -aq) > /dev/null; rm -r c",
+        0,
+        "before\n",
+    ),
+    ("what the daemon knows of it", "docker info -f '{{.DefaultRuntime}} {{range $name, $r := .Runtimes}}{{$name}} {{end}}'", 0, "RUNTIME RUNTIME"),
+];
 
 #[test]
 fn docker_cannot_tell_the_difference() {
@@ -51,14 +92,14 @@ const CASES: [Case; 24] = [
          echo in | docker exec -i cc cat; docker exec cc sh -c 'kill -9 $$'; echo $?; docker exec -d cc touch /tmp/x
          until docker exec cc test -e /tmp/x; do sleep 0.05; done; docker exec cc nope; echo $?; docker exec cc /etc/passwd; echo $?
          docker exec -w /nodir cc true; echo $?
-         script -qec 'docker exec -it cc sh -c \"tty; test -t 0 && echo terminal; exit 5\"' /dev/null < /dev/null | tr -d '\\r'
+         terminal 'docker exec -it cc sh -c \"tty; test -t 0 && echo terminal; exit 5\"'
          docker rm -f cc",
         0,
         "uid=65534(nobody)",
     ),
     (
         "run -it",
-        "script -qec 'docker run --network none --rm -it busybox sh -c \"tty; test -t 0 && echo terminal; exit 6\"' /dev/null < /dev/null | tr -d '\\r'",
+        "terminal 'docker run --network none --rm -it busybox sh -c \"tty; test -t 0 && echo terminal; exit 6\"'",
         0,
         "/dev/pts/0",
     ),
@@ -88,8 +129,8 @@ const CASES: [Case; 24] = [
     ),
     (
         "top, stats, events",
-        "run -d --name cc busybox sleep 1000; docker top cc -o args | tail -1; docker stats --no-stream --format '{{.Name}} {{.PIDs}}' cc
-         docker rm -f cc; docker events --since 20s --until 0s --filter container=cc --format '{{.Status}}' | sort -u | paste -sd' '",
+        "since=$(date +%s.%N); run -d --name cc busybox sleep 1000; docker top cc -o pid,args | awk '{ print $2, $3 }' | tail -1; docker stats --no-stream --format '{{.Name}} {{.PIDs}}' cc
+         docker rm -f cc; docker events --since $since --until $(date +%s.%N) --filter container=cc --format '{{.Status}}' | sort -u | paste -sd' '",
         0,
         "sleep 1000",
     ),
@@ -120,8 +161,8 @@ const CASES: [Case; 24] = [
     ("--init", "run --rm --init busybox sh -c '(sh -c \"sleep 0.1 &\"); sleep 0.4; ps -o stat | grep -c Z; ps -o comm | grep init; kill -TERM $$'", 143, "0\n"),
     (
         "--memory, and too much of it",
-        "run --name cc -m 32m busybox tail /dev/zero; echo $?; docker inspect -f '{{.State.ExitCode}} {{.State.OOMKilled}}' cc; docker rm cc
-         docker events --since 20s --until 0s --filter container=cc --filter event=oom --format '{{.Status}}'",
+        "since=$(date +%s.%N); run --name cc -m 32m busybox tail /dev/zero; echo $?; docker inspect -f '{{.State.ExitCode}} {{.State.OOMKilled}}' cc; docker rm cc
+         docker events --since $since --until $(date +%s.%N) --filter container=cc --filter event=oom --format '{{.Status}}'",
         0,
         "137 true\n",
     ),
