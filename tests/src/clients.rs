@@ -53,8 +53,8 @@ pub fn podman(lab: &Lab) {
     );
 }
 
-/// Starts docker's daemon, which knows `runtime` by its file's name. Its containers have a bridge of their own.
-pub fn docker(lab: &Lab, runtime: &Path) -> Running {
+/// Starts docker's daemon with `flags`, which knows `runtime` by its file's name. Its containers have a bridge of their own.
+pub fn docker(lab: &Lab, runtime: &Path, flags: &str) -> Running {
     ["dockerd", "docker", "containerd"].into_iter().for_each(require);
     let configuration = serde_json::json!({
         "default-ulimits": { "nofile": { "Name": "nofile", "Soft": 1024, "Hard": 1024 } },
@@ -69,14 +69,14 @@ pub fn docker(lab: &Lab, runtime: &Path) -> Running {
          case $command in run | create) set -- --runtime ${RUNTIME##*/} \"$@\" ;; esac
          exec /usr/bin/env PATH=${PATH#*:} docker $command \"$@\"",
     );
-    daemon(
-        lab,
-        // Without an address of IPv6, which comes a second later than the bridge.
-        "echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6; mkdir -p docker && exec dockerd --config-file $HOME/daemon.json --data-root $HOME/docker/data \
-         --exec-root $HOME/docker/exec --pidfile $HOME/docker/pid -H unix://$HOME/docker/socket \
-         --iptables=false --ip6tables=false --bip 172.31.0.1/24",
-        "API listen on",
-    )
+    // Without an address of IPv6, which comes a second later than the bridge.
+    let script = format!(
+        "echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6; mkdir -p docker
+         exec dockerd --config-file $HOME/daemon.json --data-root $HOME/docker/data --exec-root $HOME/docker/exec \
+             --pidfile $HOME/docker/pid -H unix://$HOME/docker/socket --iptables=false --ip6tables=false \
+             --bip 172.31.0.1/24 {flags}"
+    );
+    daemon(lab, &script, "API listen on")
 }
 
 /// Starts containerd, for `ctr`.

@@ -5,11 +5,29 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use tests::{Lab, Snapshot, binaries, demo_images, require};
+use tests::{Lab, Snapshot, Terminal, binaries, demo_images, require};
 
 /// What it shows; a script in which the client's name stands for the client in the lab, on `$RUNTIME`; the script's status;
 /// a text that runc's output has (a table of mistyped commands would compare well, too).
 pub type Case = (&'static str, &'static str, i32, &'static str);
+
+/// What everybody does at a terminal: looks at it, drags its corner, stops what takes too long, and leaves.
+pub fn person(terminal: &mut Terminal) {
+    terminal.wait_for("# ");
+    terminal.write("stty size; tty\n");
+    terminal.wait_for("33 99");
+    terminal.wait_for("/dev/pts/0");
+    terminal.resize(50, 120);
+    std::thread::sleep(Duration::from_millis(500));
+    terminal.write("stty size; sleep 1000\n");
+    terminal.wait_for("50 120");
+    std::thread::sleep(Duration::from_millis(300));
+    terminal.write("\x03");
+    terminal.write("echo $((6 * 7))\n");
+    terminal.wait_for("42");
+    terminal.write("exit 5\n");
+    terminal.wait_for("status 5");
+}
 
 /// A lab in which a client is ready, and two runtimes for it.
 pub struct Bench {
@@ -118,6 +136,17 @@ impl Bench {
         self.lab.program("timeout").args(["--kill-after", "5", "40", "sh", "-c", &script]).run()
     }
 
+    /// Has a person sit at a terminal, once for each runtime.
+    pub fn at_a_terminal(&self, script: &str, mut person: impl FnMut(&mut Terminal)) {
+        for runtime in &self.runtimes {
+            let script = format!("export RUNTIME={}\n{}{script}", runtime.display(), self.prelude);
+            let mut terminal = self.lab.terminal(&script, 33, 99);
+            person(&mut terminal);
+            terminal.wait();
+            assert_eq!(self.left(), None, "{} leaves something", runtime.display());
+        }
+    }
+
     /// What is there that was not before, if it does not go within a moment.
     fn left(&self) -> Option<String> {
         let before = self.before.borrow();
@@ -205,7 +234,7 @@ fn words<'a>(text: &'a str, change: impl Fn(&'a str) -> &'a str) -> String {
 }
 
 /// Where we are not like runc 1.1.5 on purpose, to be read as if it were not so: a text, what it is read as, and why.
-const ON_PURPOSE: [(&str, &str, &str); 3] = [
+const ON_PURPOSE: [(&str, &str, &str); 4] = [
     (
         "SigIgn:\t0000000080000000",
         "SigIgn:\t0000000000000000",
@@ -213,6 +242,11 @@ const ON_PURPOSE: [(&str, &str, &str); 3] = [
     ),
     ("c 10:200 rwm\n", "", "tun and tap are for those who ask; runc 1.2 gives them to nobody, either"),
     (",size=0k,nr_inodes=1", "", "a masked directory is empty: the file system in its place has room for nothing"),
+    (
+        "/ /sys/fs/cgroup rw,nosuid,nodev,noexec,relatime tmpfs",
+        "/ /sys/fs/cgroup ro,nosuid,nodev,noexec,relatime tmpfs",
+        "it is asked to be read-only; runc 1.1 makes only what is mounted on it so",
+    ),
 ];
 
 fn on_purpose(text: String) -> String {

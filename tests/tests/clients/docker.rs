@@ -1,19 +1,46 @@
 //! docker: its daemon hands containers to containerd's shim, with a hook of its own in each.
 
-use crate::bench::{Bench, Case, ours};
+use crate::bench::{Bench, Case, ours, person};
 use tests::Running;
 
 const CLEAN: &str = "docker unpause $(docker ps -q); docker rm -f $(docker ps -aq)";
 
-fn bench(name: &str) -> (Bench, Running) {
+fn bench(name: &str, flags: &str) -> (Bench, Running) {
     let mut bench = Bench::new(name, CLEAN);
-    let daemon = tests::clients::docker(&bench.lab, &ours());
+    // `--userns-remap daemon` finds its ids here.
+    let ids = "{ cat /etc/$f; echo daemon:100000:65536; } > $f; mount --bind $f /etc/$f";
+    bench.lab.sh(&format!("for f in subuid subgid; do {ids}; done")).succeeds();
+    let daemon = tests::clients::docker(&bench.lab, &ours(), flags);
     bench.ready("run() { docker run --network none \"$@\"; }\n");
     bench.warm_up(
         "docker image inspect busybox > /dev/null 2>&1 || { skopeo copy -q oci:$IMAGES/busybox:latest docker-archive:i.tar:busybox:latest && docker load -qi i.tar; } > /dev/null
-         docker run --rm -p 8080:80 busybox true && docker run --rm --network host busybox true",
+         docker run --rm -p 8080:80 busybox true && docker run --rm --network host --userns host busybox true",
     );
     (bench, daemon)
+}
+
+#[test]
+fn a_person_at_dockers_terminal_notices_nothing() {
+    let (bench, _daemon) = bench("docker-person", "");
+    bench.at_a_terminal("run --rm -it busybox sh; echo status $?", person);
+    let exec = "run -d --name cc busybox sleep 1000; docker exec -it cc sh; echo status $?; docker rm -f cc";
+    bench.at_a_terminal(exec, person);
+}
+
+/// In a user namespace for all of its containers.
+#[test]
+fn a_daemon_that_maps_users_is_served_the_same() {
+    let (bench, _daemon) = bench("docker-users", "--userns-remap daemon");
+    bench.compare(&[
+        (
+            "mapped",
+            "run --rm -v named:/v busybox sh -c 'cat /proc/self/uid_map; id; touch /v/x /root/x; stat -c %u:%g /v/x /root/x /proc/1; grep Cap /proc/self/status; ls -l /dev/null | cut -c1-10'
+             docker volume rm named; run -d --name cc busybox sleep 1000; docker exec cc cat /proc/self/uid_map; docker exec -u 7 cc id; docker rm -f cc",
+            0,
+            "100000",
+        ),
+        ("not mapped", "run --rm --userns host busybox cat /proc/self/uid_map", 0, "4294967295"),
+    ]);
 }
 
 /// Makes ours the runtime of what has no `--runtime`.
@@ -24,7 +51,7 @@ const DEFAULT: &str = "
 
 #[test]
 fn images_are_built_and_the_daemon_ends_the_same() {
-    let (mut bench, daemon) = bench("docker-build");
+    let (mut bench, daemon) = bench("docker-build", "");
     bench.ready(DEFAULT);
     bench.compare(&BUILDS);
     for runtime in ["runc", "mocker-exec"] {
@@ -59,7 +86,7 @@ const BUILDS: [Case; 3] = [
 
 #[test]
 fn docker_cannot_tell_the_difference() {
-    let (bench, _daemon) = bench("docker-run");
+    let (bench, _daemon) = bench("docker-run", "");
     bench.compare(&CASES);
 }
 
