@@ -32,8 +32,8 @@ pub struct Args {
     pub with_parent: bool,
 }
 
-/// dockerd reads the words behind `version`, `commit:` and `spec:`.
-const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "\ncommit: none\nspec: 1.3.0");
+/// As runc says it: dockerd takes what stands behind ` version ` in the first line, and behind `commit:`.
+const VERSION: &str = concat!("version ", env!("CARGO_PKG_VERSION"), "\ncommit: none\nspec: 1.3.0");
 
 const EXAMPLES: &str = "\
 Examples:

@@ -14,7 +14,8 @@ fn bench(name: &str, flags: &str) -> (Bench, Running) {
     bench.ready("run() { docker run --network none \"$@\"; }\n");
     bench.warm_up(
         "docker image inspect busybox > /dev/null 2>&1 || { skopeo copy -q oci:$IMAGES/busybox:latest docker-archive:i.tar:busybox:latest && docker load -qi i.tar; } > /dev/null
-         docker run --rm -p 8080:80 busybox true && docker run --rm --network host --userns host busybox true",
+         docker run --rm -p 8080:80 busybox true && docker run --rm --network host --userns host busybox true
+         until ip link show docker0 | grep -q NO-CARRIER; do sleep 0.05; done",
     );
     (bench, daemon)
 }
@@ -81,7 +82,13 @@ const BUILDS: [Case; 3] = [
         0,
         "before\n",
     ),
-    ("what the daemon knows of it", "docker info -f '{{.DefaultRuntime}} {{range $name, $r := .Runtimes}}{{$name}} {{end}}'", 0, "RUNTIME RUNTIME"),
+    (
+        "what the daemon knows of it",
+        "docker info -f '{{.DefaultRuntime}} {{range $name, $r := .Runtimes}}{{$name}} {{end}}'
+         docker version | grep -A2 \"^ ${RUNTIME##*/}:\" | grep -c -e 'Version: *[0-9]' -e 'GitCommit: *[a-z0-9]'",
+        0,
+        "RUNTIME RUNTIME",
+    ),
 ];
 
 #[test]
