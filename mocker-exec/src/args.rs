@@ -2,6 +2,7 @@
 //!
 //! The runtime's flags are runc's, since engines (podman, buildah, containerd, docker) call every runtime with those.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
@@ -272,12 +273,25 @@ pub enum Command {
     },
     /// Remove what killed tools have left
     Prune,
+    /// Run a command in the user namespace that an ordinary user's containers live in, as root of it
+    Unshare {
+        /// Command and arguments [default: $SHELL]
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+        command: Vec<OsString>,
+    },
 }
 
 impl Command {
-    /// Whether a process of this program will be in the container, within reach of what runs there.
-    pub fn enters_container(&self) -> bool {
-        matches!(self, Command::Create { .. } | Command::Run { .. } | Command::Exec(_))
+    /// Whether a process of this program may come to be in a container, within reach of what runs there: seen from the words of
+    /// the command line, before they are read.
+    pub fn may_enter_container() -> bool {
+        const OUTSIDE: [&str; 14] = [
+            "start", "state", "kill", "delete", "ps", "list", "pause", "resume", "update", "events", "features",
+            "spec", "prune", "help",
+        ];
+        let words: Vec<_> = std::env::args_os().skip(1).collect();
+        let is = |names: &[&str]| words.iter().any(|word| names.iter().any(|name| word == name));
+        is(&["create", "run", "exec"]) || !is(&OUTSIDE)
     }
 }
 

@@ -11,20 +11,29 @@ mod channel;
 mod container;
 mod devices;
 mod etc;
+mod host_devices;
 mod identity;
 mod init;
+mod labels;
 mod loopback;
+mod memory_policy;
 mod mounts;
 mod namespaces;
+mod netdev;
 mod overrides;
+mod personality;
 mod plan;
 mod program;
+mod ranges;
 mod reaper;
 mod rootfs;
 mod runtime;
+mod scheduling;
 mod seccomp;
 mod supervise;
 mod terminal;
+mod timens;
+mod userns;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -33,7 +42,7 @@ use clap::Subcommand;
 use mocker_common::document::Document;
 use mocker_common::error::{Error, MOCKER_FAILED};
 use mocker_common::stage::{self, Input};
-use mocker_common::{explain, hooks};
+use mocker_common::{explain, hooks, rootless};
 
 use args::{Args, Command};
 use container::Settings;
@@ -41,15 +50,22 @@ use container::Settings;
 const TOOL: &str = "mocker-exec";
 
 fn main() -> ExitCode {
+    // Before anything else is done twice.
+    if Command::may_enter_container()
+        && let Err(error) = runtime::own_binary::protect()
+    {
+        return stage::conclude(TOOL, Err(error));
+    }
     let args = match Args::read() {
         Ok(args) => args,
         Err(error) => return refuse(&error),
     };
     explain::begin(args.stage.explain.explain, "exec");
-    if args.command.as_ref().is_none_or(Command::enters_container)
-        && let Err(error) = runtime::own_binary::protect()
+    // What an engine calls is run as it is: a bundle of an ordinary user brings its own user namespace. All else needs ours.
+    if matches!(args.command, None | Some(Command::Prune | Command::Unshare { .. }))
+        && let Err(error) = rootless::enter()
     {
-        return stage::conclude(TOOL, Err(error));
+        return stage::conclude(TOOL, Err(error.status(MOCKER_FAILED)));
     }
     if let Some(command) = &args.command {
         return runtime::main(&args.runtime, command);

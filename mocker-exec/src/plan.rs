@@ -15,6 +15,14 @@ use mocker_common::store::Store;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::labels;
+use crate::memory_policy::MemoryPolicy;
+use crate::netdev::NetDevices;
+use crate::personality::Personality;
+use crate::scheduling::{CpuAffinity, IoPriority, Scheduler};
+use crate::timens::Offsets;
+use crate::userns::{self, Mappings};
+
 /// `process` (runtime-spec config.md, Process).
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
@@ -28,6 +36,12 @@ pub struct Process {
     pub rlimits: Vec<Rlimit>,
     pub no_new_privileges: bool,
     pub oom_score_adj: Option<i32>,
+    pub scheduler: Option<Scheduler>,
+    pub io_priority: Option<IoPriority>,
+    #[serde(rename = "execCPUAffinity")]
+    pub exec_cpu_affinity: Option<CpuAffinity>,
+    pub apparmor_profile: Option<String>,
+    pub selinux_label: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
@@ -136,6 +150,9 @@ pub struct Plan {
     pub domainname: Option<String>,
     pub mounts: Vec<Mount>,
     pub namespaces: Vec<Namespace>,
+    /// of a user namespace that is to be made
+    pub mappings: Option<Mappings>,
+    pub time_offsets: Offsets,
     pub devices: Vec<Device>,
     pub masked_paths: Vec<String>,
     pub readonly_paths: Vec<String>,
@@ -143,6 +160,10 @@ pub struct Plan {
     pub propagation: Option<String>,
     pub capabilities: Value,
     pub seccomp: Option<Value>,
+    pub personality: Option<Personality>,
+    pub memory_policy: Option<MemoryPolicy>,
+    pub net_devices: NetDevices,
+    pub mount_label: Option<String>,
     pub cgroup: Cgroup,
     pub hooks: Hooks,
     /// what hooks read on stdin
@@ -164,22 +185,7 @@ pub struct Plan {
 }
 
 /// What this tool cannot do for a container yet. Running without it would be less than was asked.
-const NOT_YET: [(&str, &str); 14] = [
-    ("/process/apparmorProfile", "AppArmor profiles"),
-    ("/process/selinuxLabel", "SELinux labels"),
-    ("/process/scheduler", "scheduler policies"),
-    ("/process/ioPriority", "I/O priorities"),
-    ("/process/execCPUAffinity", "CPU affinity"),
-    ("/linux/uidMappings", "user namespaces"),
-    ("/linux/gidMappings", "user namespaces"),
-    ("/linux/timeOffsets", "time namespaces"),
-    ("/linux/personality", "personalities"),
-    ("/linux/intelRdt", "Intel RDT"),
-    ("/linux/mountLabel", "SELinux mount labels"),
-    ("/linux/memoryPolicy", "memory policies"),
-    ("/linux/netDevices", "moving network devices"),
-    ("/vm", "virtual machines"),
-];
+const NOT_YET: [(&str, &str); 2] = [("/linux/intelRdt", "Intel RDT"), ("/vm", "virtual machines")];
 
 impl Plan {
     /// Reads and checks the document. `bundle` is what a relative `root.path` is relative to. `cgroup`: the groups that the
@@ -200,7 +206,7 @@ impl Plan {
         check_process(&process)?;
         let namespaces: Vec<Namespace> = document.view("/linux/namespaces")?;
         for namespace in &namespaces {
-            if !["mount", "uts", "ipc", "pid", "network", "cgroup"].contains(&namespace.kind.as_str()) {
+            if !["mount", "uts", "ipc", "pid", "network", "cgroup", "user", "time"].contains(&namespace.kind.as_str()) {
                 return Err(Error::new(format!("cannot run {id}: mocker-exec makes no {} namespaces", namespace.kind)));
             }
         }
@@ -208,7 +214,9 @@ impl Plan {
             return Err(Error::new(format!("cannot run {id}: it asks for no mount namespace of its own"))
                 .why("without one its mounts would be made on the host"));
         }
-        let mounts: Vec<Mount> = document.view("/mounts")?;
+        let mut mounts: Vec<Mount> = document.view("/mounts")?;
+        userns::adapt(&mut mounts, &namespaces)?;
+        labels::label_mounts(&mut mounts, document.text("/linux/mountLabel"));
         let cgroup = match cgroup {
             Some(cgroup) => cgroup,
             None => {
@@ -230,6 +238,8 @@ impl Plan {
             hostname: document.text("/hostname").map(str::to_string),
             domainname: document.text("/domainname").map(str::to_string),
             mounts,
+            mappings: Mappings::read(document, &namespaces)?,
+            time_offsets: Offsets::read(document, &namespaces)?,
             namespaces,
             devices: document.view("/linux/devices")?,
             masked_paths: document.view("/linux/maskedPaths")?,
@@ -238,6 +248,10 @@ impl Plan {
             propagation: document.text("/linux/rootfsPropagation").map(str::to_string),
             capabilities: document.get("/process/capabilities").cloned().unwrap_or(Value::Null),
             seccomp: document.get("/linux/seccomp").cloned(),
+            personality: document.view("/linux/personality")?,
+            memory_policy: document.view("/linux/memoryPolicy")?,
+            net_devices: document.view::<Option<NetDevices>>("/linux/netDevices")?.unwrap_or_default(),
+            mount_label: document.text("/linux/mountLabel").map(str::to_string),
             cgroup,
             hooks: document.view("/hooks")?,
             state: Value::Null,

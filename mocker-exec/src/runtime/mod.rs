@@ -9,6 +9,7 @@ pub mod create;
 pub mod delete;
 pub mod events;
 pub mod exec;
+pub mod features;
 pub mod groups;
 pub mod list;
 pub mod log;
@@ -83,8 +84,9 @@ impl Runtime {
             Command::Resume { id } => self.resume(id),
             Command::Update(args) => update::update(self, args),
             Command::Events { interval, stats, id } => events::events(self, id, interval, *stats),
-            Command::Features => Err(Error::new("cannot tell features yet")),
+            Command::Features => features::print(),
             Command::Spec { bundle, rootless } => spec::spec(bundle.as_deref(), *rootless),
+            Command::Unshare { command } => return crate::userns::unshare(command),
             Command::Prune => delete::prune(self),
         };
         done.map(|()| 0)
