@@ -10,6 +10,11 @@ pub fn rfc3339(time: SystemTime) -> String {
     whole.unwrap_or_default().to_string()
 }
 
+/// `2026-11-24T13:38:18.000000005Z`: the time at which a container was made, as runc writes it.
+pub fn rfc3339_nanoseconds(time: SystemTime) -> String {
+    format!("{:.9}", Timestamp::try_from(time).unwrap_or_default())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -25,7 +30,9 @@ mod tests {
             (4_107_542_400, "2100-03-01T00:00:00Z"),
         ];
         for (seconds, text) in cases {
-            assert_eq!(rfc3339(UNIX_EPOCH + Duration::new(seconds, 5)), text);
+            let time = UNIX_EPOCH + Duration::new(seconds, 5);
+            assert_eq!(rfc3339(time), text);
+            assert_eq!(rfc3339_nanoseconds(time), text.replace('Z', ".000000005Z"));
         }
     }
 }

@@ -5,7 +5,9 @@
 
 use std::io::Write;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, killpg};
@@ -33,10 +35,21 @@ pub struct Hook {
     pub timeout: Option<u64>,
 }
 
+/// Where this program's file lies, if the program knows better than /proc/self/exe.
+static OWN_PATH: OnceLock<PathBuf> = OnceLock::new();
+
+/// Tells where this program's file lies: mocker-exec runs from a mount that is attached nowhere.
+pub fn set_own_path(path: PathBuf) {
+    OWN_PATH.set(path).unwrap_or_default(); // told once
+}
+
 impl Hook {
     /// The command that makes this very tool unmake what it made for a container: `TOOL delete ID`.
     pub fn own(verb: &str, id: &ContainerId) -> Result<Hook, Error> {
-        let own = std::env::current_exe().map_err(failed("find", "this program's own path"))?;
+        let own = match OWN_PATH.get() {
+            Some(path) => path.clone(),
+            None => std::env::current_exe().map_err(failed("find", "this program's own path"))?,
+        };
         let path = own.to_string_lossy().trim_end_matches(" (deleted)").to_string();
         let env = ["MOCKER_ROOT", "MOCKER_RUN", "XDG_DATA_HOME", "XDG_RUNTIME_DIR", "HOME", "PATH"]
             .iter()

@@ -1,9 +1,10 @@
-//! The command line of mocker-exec.
+//! The command line of mocker-exec: a stage of a pipeline, or, with a subcommand, an OCI runtime.
+//!
+//! The runtime's flags are runc's, since engines (podman, buildah, containerd, docker) call every runtime with those.
 
 use std::path::PathBuf;
 
-use clap::{Args as ClapArgs, Parser, Subcommand};
-use mocker_common::document::ContainerId;
+use clap::{Args as ClapArgs, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use mocker_common::stage::StageArgs;
 
 /// Runs the process of a container, and undoes everything when it ends.
@@ -12,11 +13,15 @@ use mocker_common::stage::StageArgs;
 /// and the rest of the file system, moves into it with pivot_root, drops capabilities, loads the seccomp filter and
 /// executes the program. Its exit status is the program's own: 128+n if signal n killed it, 127 if there is no such
 /// program, 126 if it cannot be executed, 125 if mocker itself failed.
+///
+/// With a command it is an OCI runtime, as runc is: podman --runtime mocker-exec, and so on.
 #[derive(Parser, Debug)]
-#[command(name = "mocker-exec", version, args_conflicts_with_subcommands = true, after_help = EXAMPLES)]
+#[command(name = "mocker-exec", version = VERSION, after_help = EXAMPLES, subcommand_help_heading = "Commands of an OCI runtime")]
 pub struct Args {
     #[command(subcommand)]
     pub command: Option<Command>,
+    #[command(flatten)]
+    pub runtime: RuntimeArgs,
     #[command(flatten)]
     pub stage: StageArgs,
     #[command(flatten)]
@@ -26,11 +31,83 @@ pub struct Args {
     pub with_parent: bool,
 }
 
+/// dockerd reads the words behind `version`, `commit:` and `spec:`.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "\ncommit: none\nspec: 1.3.0");
+
 const EXAMPLES: &str = "\
 Examples:
   mocker-images get nginx | mocker-net -p 8080:80 | mocker-cgroup --memory 256M | mocker-exec
   mocker-exec --rootfs /srv/debian -- sh -c 'echo $$'      a shell in a bare directory; prints 1
-  mocker-exec run --bundle . web                           a plain OCI bundle";
+  mocker-exec run --bundle . web                           a plain OCI bundle
+  podman --runtime $(command -v mocker-exec) run alpine    an engine's containers";
+
+impl Args {
+    /// Reads the command line. The pipeline's flags mean nothing to the commands of a runtime: together they are refused.
+    pub fn read() -> Result<Self, clap::Error> {
+        let mut command = Args::command();
+        let matches = command.try_get_matches_from_mut(std::env::args_os())?;
+        let args = Args::from_arg_matches(&matches)?;
+        let of_stage = [
+            "new",
+            "id",
+            "name",
+            "document_fd",
+            "rootfs",
+            "env",
+            "env_file",
+            "volume",
+            "workdir",
+            "user",
+            "interactive",
+            "tty",
+            "hostname",
+            "entrypoint",
+            "read_only",
+            "init",
+            "with_parent",
+            "args",
+        ];
+        let given = |name: &&&str| matches.value_source(name) == Some(clap::parser::ValueSource::CommandLine);
+        match of_stage.iter().find(given) {
+            Some(flag) if args.command.is_some() => {
+                let text = format!("--{} is for pipelines, not for the commands of a runtime", flag.replace('_', "-"));
+                Err(command.error(clap::error::ErrorKind::ArgumentConflict, text))
+            }
+            _ => Ok(args),
+        }
+    }
+}
+
+/// What stands before the command of a runtime.
+#[derive(ClapArgs, Clone, Debug, Default)]
+#[command(next_help_heading = "Options of an OCI runtime")]
+pub struct RuntimeArgs {
+    /// Where the state of containers is kept
+    #[arg(long, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+    /// Append errors to this file too
+    #[arg(long, value_name = "FILE")]
+    pub log: Option<PathBuf>,
+    /// How
+    #[arg(long, value_name = "FORM", default_value = "text")]
+    pub log_format: LogFormat,
+    /// Log more than errors
+    #[arg(long)]
+    pub debug: bool,
+    /// Let systemd make the control groups
+    #[arg(long)]
+    pub systemd_cgroup: bool,
+    /// Accepted for runc's sake: whether the caller is root is seen from the caller
+    #[arg(long, value_name = "WHETHER", hide = true)]
+    pub rootless: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, ValueEnum)]
+pub enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
 
 /// What docker run has flags for: each changes the document before it is run.
 #[derive(ClapArgs, Debug, Default)]
@@ -76,23 +153,228 @@ pub struct ContainerArgs {
     pub args: Vec<String>,
 }
 
+/// How a bundle becomes a container: of `create` and of `run`.
+#[derive(ClapArgs, Debug, Default)]
+pub struct BundleArgs {
+    /// The bundle, a directory with config.json
+    #[arg(short, long, value_name = "DIR", default_value = ".")]
+    pub bundle: PathBuf,
+    /// Send the master of the container's terminal to this unix socket
+    #[arg(long, value_name = "SOCKET")]
+    pub console_socket: Option<PathBuf>,
+    /// Send a pidfd of the container's first process to this unix socket
+    #[arg(long, value_name = "SOCKET")]
+    pub pidfd_socket: Option<PathBuf>,
+    /// Write the number of the container's first process to this file
+    #[arg(long, value_name = "FILE")]
+    pub pid_file: Option<PathBuf>,
+    /// Where the root cannot be pivoted to (a ramdisk): move it, and chroot
+    #[arg(long)]
+    pub no_pivot: bool,
+    /// Keep the caller's session keyring
+    #[arg(long)]
+    pub no_new_keyring: bool,
+    /// Pass on so many descriptors behind 0, 1 and 2
+    #[arg(long, value_name = "NUMBER", default_value = "0")]
+    pub preserve_fds: u32,
+    /// The container's id
+    pub id: String,
+}
+
 #[derive(Subcommand, Debug)]
 pub enum Command {
-    /// Run the container of an OCI bundle, a directory with config.json
-    Run {
-        /// The bundle
-        #[arg(short, long, value_name = "DIR", default_value = ".")]
-        bundle: PathBuf,
-        /// The container's id
-        id: ContainerId,
+    /// Make a container from an OCI bundle; its program waits for start
+    Create {
         #[command(flatten)]
-        explain: mocker_common::stage::ExplainArgs,
+        bundle: BundleArgs,
     },
-    /// Remove what a container that is gone has left (its writable layer)
+    /// Execute the program of a created container
+    Start { id: String },
+    /// Create, start, wait for the end, delete
+    Run {
+        #[command(flatten)]
+        bundle: BundleArgs,
+        /// Do not wait for the end
+        #[arg(short, long)]
+        detach: bool,
+        /// Do not delete it at the end
+        #[arg(long)]
+        keep: bool,
+        /// Accepted for runc's sake: orphans are the container's own business
+        #[arg(long, hide = true)]
+        no_subreaper: bool,
+    },
+    /// Print a container's state as JSON
+    State { id: String },
+    /// Send a signal to the first process of a container, or to all
+    Kill {
+        /// To every process of the container
+        #[arg(short, long)]
+        all: bool,
+        id: String,
+        /// Its name or number
+        #[arg(default_value = "SIGTERM", allow_hyphen_values = true)]
+        signal: String,
+    },
+    /// Remove what is left of containers that have ended
     Delete {
+        /// End them first; succeed if there is none
+        #[arg(short, long)]
+        force: bool,
         #[arg(required = true)]
-        ids: Vec<ContainerId>,
+        ids: Vec<String>,
+    },
+    /// Run one more process in a container
+    Exec(Box<ExecArgs>),
+    /// List the processes of a container
+    Ps {
+        #[arg(short, long, default_value = "table")]
+        format: ListFormat,
+        id: String,
+        /// Options of ps
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        options: Vec<String>,
+    },
+    /// List the containers
+    List {
+        #[arg(short, long, default_value = "table")]
+        format: ListFormat,
+        /// Print their ids alone
+        #[arg(short, long)]
+        quiet: bool,
+    },
+    /// Stop every process of a container between two instructions
+    Pause { id: String },
+    /// Let them go on
+    Resume { id: String },
+    /// Change a container's limits
+    Update(Box<UpdateArgs>),
+    /// Tell about use and shortage of memory, as lines of JSON
+    Events {
+        /// Time between two lines: 5s, 1m
+        #[arg(long, value_name = "TIME", default_value = "5s")]
+        interval: String,
+        /// Print the use once
+        #[arg(long)]
+        stats: bool,
+        id: String,
+    },
+    /// Print what this runtime can do, as JSON
+    Features,
+    /// Write a config.json to begin with
+    Spec {
+        /// The directory
+        #[arg(short, long, value_name = "DIR")]
+        bundle: Option<PathBuf>,
+        /// For a caller who is not root
+        #[arg(long)]
+        rootless: bool,
     },
     /// Remove what killed tools have left
     Prune,
+}
+
+impl Command {
+    /// Whether a process of this program will be in the container, within reach of what runs there.
+    pub fn enters_container(&self) -> bool {
+        matches!(self, Command::Create { .. } | Command::Run { .. } | Command::Exec(_))
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, ValueEnum)]
+pub enum ListFormat {
+    #[default]
+    Table,
+    Json,
+}
+
+/// `exec`: the process is described by a file, or by flags and the container's own process.
+#[derive(ClapArgs, Debug, Default)]
+pub struct ExecArgs {
+    #[arg(long, value_name = "SOCKET")]
+    pub console_socket: Option<PathBuf>,
+    #[arg(long, value_name = "SOCKET")]
+    pub pidfd_socket: Option<PathBuf>,
+    #[arg(long, value_name = "DIR")]
+    pub cwd: Option<String>,
+    #[arg(short, long, value_name = "NAME=VALUE")]
+    pub env: Vec<String>,
+    /// Give it a terminal
+    #[arg(short, long)]
+    pub tty: bool,
+    #[arg(short, long, value_name = "UID[:GID]")]
+    pub user: Option<String>,
+    #[arg(short = 'g', long, value_name = "GID")]
+    pub additional_gids: Vec<u32>,
+    /// A file with the `process` object
+    #[arg(short, long, value_name = "FILE")]
+    pub process: Option<PathBuf>,
+    /// Do not wait for its end
+    #[arg(short, long)]
+    pub detach: bool,
+    #[arg(long, value_name = "FILE")]
+    pub pid_file: Option<PathBuf>,
+    #[arg(long, value_name = "LABEL")]
+    pub process_label: Option<String>,
+    #[arg(long, value_name = "PROFILE")]
+    pub apparmor: Option<String>,
+    #[arg(long)]
+    pub no_new_privs: bool,
+    #[arg(short, long, value_name = "CAPABILITY")]
+    pub cap: Vec<String>,
+    #[arg(long, value_name = "NUMBER", default_value = "0")]
+    pub preserve_fds: u32,
+    /// A group below the container's own, or CONTROLLERS:GROUP
+    #[arg(long, value_name = "PATH")]
+    pub cgroup: Vec<String>,
+    /// Also into a paused container: it begins when that goes on
+    #[arg(long)]
+    pub ignore_paused: bool,
+    /// The container's id
+    pub id: String,
+    /// The program and its arguments
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub args: Vec<String>,
+}
+
+/// `update`: from a file, or a flag a limit.
+#[derive(ClapArgs, Debug, Default)]
+pub struct UpdateArgs {
+    /// A file with the `resources` object; -: standard input
+    #[arg(short, long, value_name = "FILE")]
+    pub resources: Option<PathBuf>,
+    #[arg(long, value_name = "NUMBER")]
+    pub blkio_weight: Option<u16>,
+    #[arg(long, value_name = "MICROSECONDS")]
+    pub cpu_period: Option<u64>,
+    #[arg(long, value_name = "MICROSECONDS", allow_hyphen_values = true)]
+    pub cpu_quota: Option<i64>,
+    #[arg(long, value_name = "MICROSECONDS")]
+    pub cpu_burst: Option<u64>,
+    #[arg(long, value_name = "NUMBER")]
+    pub cpu_share: Option<u64>,
+    #[arg(long, value_name = "MICROSECONDS")]
+    pub cpu_rt_period: Option<u64>,
+    #[arg(long, value_name = "MICROSECONDS", allow_hyphen_values = true)]
+    pub cpu_rt_runtime: Option<i64>,
+    #[arg(long, value_name = "LIST")]
+    pub cpuset_cpus: Option<String>,
+    #[arg(long, value_name = "LIST")]
+    pub cpuset_mems: Option<String>,
+    #[arg(long, value_name = "0|1")]
+    pub cpu_idle: Option<i64>,
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
+    pub memory: Option<String>,
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
+    pub memory_reservation: Option<String>,
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
+    pub memory_swap: Option<String>,
+    #[arg(long, value_name = "BYTES", hide = true, allow_hyphen_values = true)]
+    pub kernel_memory: Option<String>,
+    #[arg(long, value_name = "BYTES", hide = true, allow_hyphen_values = true)]
+    pub kernel_memory_tcp: Option<String>,
+    #[arg(long, value_name = "NUMBER", allow_hyphen_values = true)]
+    pub pids_limit: Option<i64>,
+    /// The container's id
+    pub id: String,
 }

@@ -1,6 +1,7 @@
 //! The line between mocker-exec outside and its child inside: a pair of sockets that close at execve.
 //!
-//! Inside → outside: `ready` (mounts are done), the terminal's master, a failed step as data. Outside → inside: `go`.
+//! Inside → outside: `ready` (mounts are done), the terminal's master, a failed step as data, `waiting` (for start). Outside →
+//! inside: `go`.
 //! When the line closes with nothing said, the program runs.
 
 use std::io::{IoSlice, IoSliceMut};
@@ -25,6 +26,8 @@ pub enum Message {
     Terminal(OwnedFd),
     /// Inside: a step failed, and this is why.
     Failed(Box<Error>),
+    /// Inside: all is done but the program, which waits for `start`.
+    Waiting,
     /// Outside: go on.
     Go,
     /// The other end is closed.
@@ -34,6 +37,7 @@ pub enum Message {
 const READY: u8 = b'r';
 const TERMINAL: u8 = b't';
 const FAILED: u8 = b'f';
+const WAITING: u8 = b'w';
 const GO: u8 = b'g';
 /// A message is one packet; an error is a few hundred bytes, and is cut rather than lost.
 const LARGEST: usize = 32 << 10;
@@ -48,6 +52,10 @@ impl Channel {
 
     pub fn ready(&self) -> Result<(), Error> {
         self.send(&[READY], None)
+    }
+
+    pub fn waiting(&self) -> Result<(), Error> {
+        self.send(&[WAITING], None)
     }
 
     pub fn go(&self) -> Result<(), Error> {
@@ -71,7 +79,12 @@ impl Channel {
         self.send(&packet, None).unwrap_or_default();
     }
 
-    /// Whether the other end is closed.
+    /// Closes this end for good, though the descriptor stays until execve.
+    pub fn hang_up(&self) {
+        rustix::net::shutdown(&self.0, rustix::net::Shutdown::Both).unwrap_or_default(); // closed already is as good
+    }
+
+    /// Whether the other end is closed, or the line is.
     pub fn is_closed(&self) -> bool {
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         let mut ends = [PollFd::new(&self.0, PollFlags::empty())];
@@ -114,6 +127,7 @@ impl Channel {
         match (packet[..bytes].split_first(), descriptor) {
             (None, _) => Ok(Message::Closed),
             (Some((&READY, _)), _) => Ok(Message::Ready),
+            (Some((&WAITING, _)), _) => Ok(Message::Waiting),
             (Some((&GO, _)), _) => Ok(Message::Go),
             (Some((&TERMINAL, _)), Some(master)) => Ok(Message::Terminal(master)),
             (Some((&FAILED, json)), _) => Ok(Message::Failed(serde_json::from_slice(json).map_err(|_| broken())?)),

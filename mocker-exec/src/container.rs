@@ -1,11 +1,12 @@
-//! Outside: one container from its plan to its exit status.
+//! Outside: one container, from its plan to the moment when its program may run.
 
-use std::path::Path;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 
 use mocker_common::document::{ContainerId, Document};
 use mocker_common::error::Error;
 use mocker_common::hooks::{self, Hook};
-use mocker_common::state::{self, Directories};
+use mocker_common::state::{self, Directories, Process};
 use nix::sys::signalfd::SignalFd;
 
 use crate::calls::process::Cloned;
@@ -13,6 +14,8 @@ use crate::capabilities::Sets;
 use crate::channel::{Channel, Message};
 use crate::init::{self, Prepared};
 use crate::plan::{Plan, Root};
+use crate::runtime::record::{Record, state_root};
+use crate::runtime::start::StartLine;
 use crate::supervise::{self, Running, Terminals};
 use crate::terminal::UserTerminal;
 use crate::{TOOL, cgroup, etc, identity, namespaces, rootfs, seccomp};
@@ -29,19 +32,30 @@ pub struct Settings<'a> {
     pub inherited: bool,
 }
 
-/// Makes the container, waits for its end, removes what was made for it here. Returns the program's exit status.
+/// Runs a pipeline's container: makes it, waits for its end, removes what was made for it here. Returns the program's
+/// exit status.
 pub fn run(document: &Document, id: &ContainerId, settings: &Settings, signals: &SignalFd) -> Result<u8, Error> {
-    let mut plan = Plan::check(document, id, settings.bundle, settings.init)?;
+    let mut plan = Plan::check(document, id, settings.bundle, None)?;
+    plan.init = settings.init;
     plan.state = hooks::state(document, "creating", None);
-    let prepared = prepare(&plan, settings)?;
+    if settings.interactive && !settings.pass_stdin && !plan.process.terminal {
+        return Err(Error::new("cannot pass standard input on: the document came through it")
+            .why("a pipe carries one thing: the document, or what the container is to read")
+            .hint("… | mocker-exec -i --document-fd 3 3<&0 0<&4   with your own stdin kept before as 4: exec 4<&0"));
+    }
+    let prepared = prepare(&plan, settings.pass_stdin)?;
     let user = plan.process.terminal.then(UserTerminal::open).transpose()?;
 
     let dirs = Directories::from_env();
-    let claim = state::claim(&dirs, id, TOOL, Hook::own("delete", id)?, settings.inherited)?;
+    let claim = state::claim(&dirs, id, TOOL, undo_hook(id)?, settings.inherited)?;
     let outcome = etc::prepare_directory(&plan, document).and_then(|()| {
-        rootfs::prepare(&plan)?;
-        etc::prepare(&mut plan)?;
-        start_and_wait(&plan, &prepared, settings, user, signals)
+        let mut record = Record::begin(&state_root(None), document, &plan, settings.bundle, false)?;
+        let outcome = rootfs::prepare(&plan).and_then(|()| etc::prepare(&mut plan)).and_then(|()| {
+            let made = make(&plan, &prepared, &mut record, None, Some(signals))?;
+            made.supervise(&plan, user, settings.interactive, signals)
+        });
+        let forgotten = record.forget();
+        outcome.and_then(|status| forgotten.map(|()| status))
     });
     let removed = match &plan.root {
         Root::Layers { directory, .. } => etc::remove(directory),
@@ -63,18 +77,21 @@ pub fn run(document: &Document, id: &ContainerId, settings: &Settings, signals: 
     }
 }
 
+/// The command that removes what a killed tool has left of a container: it succeeds if nothing is.
+pub fn undo_hook(id: &ContainerId) -> Result<Hook, Error> {
+    let mut hook = Hook::own("delete", id)?;
+    hook.args.insert(2, "--force".into());
+    Ok(hook)
+}
+
 /// All that may be refused or costs memory, before anything is made.
-fn prepare(plan: &Plan, settings: &Settings) -> Result<Prepared, Error> {
-    if settings.interactive && !settings.pass_stdin && !plan.process.terminal {
-        return Err(Error::new("cannot pass standard input on: the document came through it")
-            .why("a pipe carries one thing: the document, or what the container is to read")
-            .hint("… | mocker-exec -i --document-fd 3 3<&0 0<&4   with your own stdin kept before as 4: exec 4<&0"));
-    }
+pub fn prepare(plan: &Plan, pass_stdin: bool) -> Result<Prepared, Error> {
     plan.process.rlimits.iter().try_for_each(|limit| identity::limit_number(&limit.kind).map(drop))?;
     let (mut capabilities, unknown) = Sets::from_document(&plan.capabilities)?;
     let missing = capabilities.limit_to(crate::capabilities::available()?);
-    // Unknown or ungrantable capabilities are a warning, not an error (runtime-spec config.md, Linux Process).
-    for name in unknown.iter().chain(&missing) {
+    // Unknown or ungrantable capabilities are a warning, not an error (runtime-spec config.md, Linux Process). An engine
+    // takes every line for an error: it is told nothing.
+    for name in unknown.iter().chain(&missing).filter(|_| !plan.is_of_engine) {
         eprintln!("{TOOL}: warning: capability {name} cannot be given: this kernel or the caller does not have it");
     }
     let mut sets = capabilities;
@@ -82,48 +99,59 @@ fn prepare(plan: &Plan, settings: &Settings) -> Result<Prepared, Error> {
         sets = sets.without("CAP_MKNOD");
     }
     let filter = plan.seccomp.as_ref().map(seccomp::from_document).transpose()?;
-    Ok(Prepared { joins: namespaces::open(plan)?, capabilities: sets, filter, pass_stdin: settings.pass_stdin })
+    Ok(Prepared { joins: namespaces::open(plan)?, capabilities: sets, filter, pass_stdin })
 }
 
-fn start_and_wait(
+/// A container whose program runs, or waits for `start`.
+pub struct Made {
+    pub running: Running,
+    /// of the container's terminal
+    pub master: Option<OwnedFd>,
+}
+
+/// Makes the container. With a start line its program waits there; without, it is running when this returns. If it cannot be
+/// made, its process is gone.
+pub fn make(
     plan: &Plan,
     prepared: &Prepared,
-    settings: &Settings,
-    user: Option<UserTerminal>,
-    signals: &SignalFd,
-) -> Result<u8, Error> {
+    record: &mut Record,
+    line: Option<StartLine>,
+    signals: Option<&SignalFd>,
+) -> Result<Made, Error> {
     let groups = cgroup::open(plan)?;
-    supervise::stop_if_asked(signals)?;
+    if let Some(signals) = signals {
+        supervise::stop_if_asked(signals)?;
+    }
     let (outside, inside) = Channel::pair()?;
     let running = match namespaces::clone_init(plan, &prepared.joins)? {
         Cloned::Child => {
             drop(outside);
-            init::run(plan, prepared, inside)
+            init::run(plan, prepared, inside, line)
         }
         Cloned::Parent { pid, pidfd } => Running { pid, pidfd },
     };
     drop(inside);
+    drop(line);
 
-    let started = start(plan, &running, &groups, &outside);
-    let master = match started {
-        Ok(master) => master,
+    // A process that has ended already has no start time; its failure comes through the channel.
+    record.init = Process::of(running.pid);
+    match record.write().and_then(|()| follow(plan, &running, &groups, &outside)) {
+        Ok(master) => Ok(Made { running, master }),
         Err(error) => {
             running.kill();
             running.status().map(drop).unwrap_or_default(); // reaped; the first error is the one to tell
-            return Err(error);
+            Err(error)
         }
-    };
-    let terminals = master.map(|master| Terminals { master, user, interactive: settings.interactive });
-    running.supervise(signals, terminals)
+    }
 }
 
-/// Follows the container's start until its program runs. Returns the master of its terminal, if it has one.
-fn start(
+/// Follows the container's making until its program runs or waits. Returns the master of its terminal, if it has one.
+fn follow(
     plan: &Plan,
     running: &Running,
     groups: &cgroup::Groups,
     channel: &Channel,
-) -> Result<Option<std::os::fd::OwnedFd>, Error> {
+) -> Result<Option<OwnedFd>, Error> {
     // Meanwhile the child makes its mounts: the first write to a cgroup.procs may wait for several milliseconds.
     groups.enter(running.pid)?;
     let mut state = plan.state.clone();
@@ -139,15 +167,41 @@ fn start(
                 channel.go()?;
             }
             Message::Failed(error) => return Err(*error),
-            Message::Closed => break,
+            Message::Waiting | Message::Closed => return Ok(master),
             Message::Go => {}
         }
     }
+}
+
+/// The hooks of the moment just after the program was started. One that fails is told; the container runs on.
+pub fn run_poststart(plan: &Plan, pid: i32) {
+    let mut state = plan.state.clone();
+    state["pid"] = pid.into();
     state["status"] = "running".into();
-    for hook in &plan.hooks.poststart {
-        if let Err(error) = hook.run(&state) {
-            eprintln!("{TOOL}: {error}"); // runtime-spec: logged, the container runs on
-        }
+    for error in plan.hooks.poststart.iter().filter_map(|hook| hook.run(&state).err()) {
+        eprintln!("{TOOL}: {error}");
     }
-    Ok(master)
+}
+
+impl Made {
+    /// Stays with the container until its end. Returns the program's exit status.
+    pub fn supervise(
+        self,
+        plan: &Plan,
+        user: Option<UserTerminal>,
+        interactive: bool,
+        signals: &SignalFd,
+    ) -> Result<u8, Error> {
+        run_poststart(plan, self.running.pid);
+        let terminals = self.master.map(|master| Terminals { master, user, interactive });
+        self.running.supervise(signals, terminals)
+    }
+}
+
+/// Where the root will be, for people and engines.
+pub fn rootfs_of(plan: &Plan) -> PathBuf {
+    match &plan.root {
+        Root::Layers { directory, .. } => directory.join("rootfs"),
+        Root::Directory(directory) => directory.clone(),
+    }
 }

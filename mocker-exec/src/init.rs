@@ -19,6 +19,7 @@ use crate::channel::{Channel, Message};
 use crate::namespaces::{self, Joins};
 use crate::plan::Plan;
 use crate::rootfs::{self, Rootfs};
+use crate::runtime::start::StartLine;
 use crate::{devices, identity, loopback, mounts, program, reaper, seccomp, terminal};
 
 /// What the parent prepared: everything that costs memory or may be refused is done before the fork.
@@ -31,15 +32,32 @@ pub struct Prepared {
 }
 
 /// The child's whole life in this program. Never returns: it becomes the container's program, or ends.
-pub fn run(plan: &Plan, prepared: &Prepared, channel: Channel) -> ! {
+pub fn run(plan: &Plan, prepared: &Prepared, channel: Channel, line: Option<StartLine>) -> ! {
     explain::speak_as("init");
-    let Err(error) = become_container(plan, prepared, &channel);
-    channel.failed(&error);
+    let home = Home { channel, line };
+    let Err(error) = become_container(plan, prepared, &home);
+    home.failed(&error);
     // SAFETY: ends this process at once; nothing of the parent's is flushed twice.
     unsafe { libc::_exit(i32::from(error.exit_status())) }
 }
 
-fn become_container(plan: &Plan, prepared: &Prepared, channel: &Channel) -> Result<Infallible, Error> {
+/// Whom to tell: the tool that makes the container, and later the one that starts it.
+struct Home {
+    channel: Channel,
+    line: Option<StartLine>,
+}
+
+impl Home {
+    fn failed(&self, error: &Error) {
+        match &self.line {
+            Some(line) if self.channel.is_closed() => line.failed(error),
+            _ => self.channel.failed(error),
+        }
+    }
+}
+
+fn become_container(plan: &Plan, prepared: &Prepared, home: &Home) -> Result<Infallible, Error> {
+    let channel = &home.channel;
     stay_bound_to_parent()?;
     rustix::process::umask(rustix::fs::Mode::empty());
 
@@ -66,13 +84,17 @@ fn become_container(plan: &Plan, prepared: &Prepared, channel: &Channel) -> Resu
 
     // The move: from here on no path leads to the host.
     finish_root(plan, rootfs)?;
+    enter_working_directory(&plan.process.cwd)?;
+    become_user(plan, prepared, channel, slave)?;
+    if let Some(line) = &home.line {
+        wait_for_start(plan, channel, line)?;
+    }
     run_hooks(&plan.hooks.start_container, plan, "created")?;
-    enter_working_directory(plan)?;
-    become_program(plan, prepared, channel, slave)
+    program::execute(&plan.process)
 }
 
 /// The container must not outlive the tool that cleans up after it.
-fn stay_bound_to_parent() -> Result<(), Error> {
+pub fn stay_bound_to_parent() -> Result<(), Error> {
     step(Prctl { option: libc::PR_SET_PDEATHSIG, name: "PR_SET_PDEATHSIG", value: libc::SIGKILL as u64 })
         .because("if mocker-exec is killed nobody is left to stop the container or to undo what was made for it")?;
     step(Prctl { option: libc::PR_SET_DUMPABLE, name: "PR_SET_DUMPABLE", value: 0 })
@@ -80,7 +102,7 @@ fn stay_bound_to_parent() -> Result<(), Error> {
 }
 
 /// The parent puts us into our groups and runs the hooks that are its to run. Its end before that is our end too.
-fn wait_for_go(channel: &Channel) -> Result<(), Error> {
+pub fn wait_for_go(channel: &Channel) -> Result<(), Error> {
     match channel.receive()? {
         Message::Go => Ok(()),
         _ => Err(Error { quiet: true, ..Error::new("mocker-exec is gone") }),
@@ -112,10 +134,29 @@ fn finish_root(plan: &Plan, rootfs: Rootfs) -> Result<(), Error> {
     rootfs.pivot()
 }
 
+/// The container is made and its program known to be there: whoever makes it may go, whoever starts it comes later.
+fn wait_for_start(plan: &Plan, channel: &Channel, line: &StartLine) -> Result<(), Error> {
+    program::check(&plan.process)?;
+    outlive_parent()?;
+    channel.waiting()?;
+    channel.hang_up();
+    line.wait()
+}
+
+/// Undoes [`stay_bound_to_parent`].
+pub fn outlive_parent() -> Result<(), Error> {
+    step(Prctl { option: libc::PR_SET_PDEATHSIG, name: "PR_SET_PDEATHSIG", value: 0 })
+        .because("the tool ends now, and what it has made stays")
+}
+
 /// Steps into process.cwd, made where it is missing, as docker does.
-fn enter_working_directory(plan: &Plan) -> Result<(), Error> {
-    let cwd = &plan.process.cwd;
+fn enter_working_directory(cwd: &str) -> Result<(), Error> {
     make_missing_directories(cwd)?;
+    enter_existing_directory(cwd)
+}
+
+/// Steps into a working directory, and makes sure that it is the container's.
+pub fn enter_existing_directory(cwd: &str) -> Result<(), Error> {
     step(Chdir(cwd)).because("the program expects to start here; relative paths in its configuration count on it")?;
 
     // A directory of the host that was left open would show here as a path that leads nowhere (CVE-2024-21626).
@@ -145,14 +186,9 @@ fn make_missing_directories(cwd: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// The last steps: session, terminal, identity, and the program.
-fn become_program(
-    plan: &Plan,
-    prepared: &Prepared,
-    channel: &Channel,
-    slave: Option<OwnedFd>,
-) -> Result<Infallible, Error> {
-    let narrative = step_aside()?;
+/// Descriptors, identity, session, terminal: all but the program.
+pub fn become_user(plan: &Plan, prepared: &Prepared, channel: &Channel, slave: Option<OwnedFd>) -> Result<(), Error> {
+    step_aside()?;
     if slave.is_none() && !prepared.pass_stdin {
         let null = rustix::fs::open(
             "/dev/null",
@@ -162,7 +198,7 @@ fn become_program(
         .map_err(|errno| Error::new(format!("cannot open /dev/null: {}", errno_text(errno.raw_os_error()))))?;
         terminal::standard_descriptors(null.as_fd(), "/dev/null", 0..1)?;
     }
-    step(CloseOnExec { from: 3 })
+    step(CloseOnExec { from: 3 + plan.preserve_fds })
         .because("a descriptor of the host that stays open is a way out of the container (CVE-2024-21626)")?;
 
     identity::assume(&plan.process, &prepared.capabilities, prepared.filter.as_ref())?;
@@ -178,21 +214,18 @@ fn become_program(
         terminal::adopt(slave)?;
     }
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(plan.process.user.umask.unwrap_or(0o022)));
-    reset_signals()?;
-    let never = program::execute(&plan.process)?;
-    drop(narrative);
-    Ok(never)
+    reset_signals()
 }
 
 /// Keeps the narrative on the caller's stderr when 2 becomes the container's terminal.
-fn step_aside() -> Result<Option<OwnedFd>, Error> {
+fn step_aside() -> Result<(), Error> {
     if !explain::on() {
-        return Ok(None);
+        return Ok(());
     }
     let copy =
         std::io::stderr().as_fd().try_clone_to_owned().map_err(mocker_common::error::failed("copy", "stderr"))?;
-    explain::write_to(std::os::fd::AsRawFd::as_raw_fd(&copy));
-    Ok(Some(copy))
+    explain::write_to(std::os::fd::IntoRawFd::into_raw_fd(copy)); // open until execve closes it
+    Ok(())
 }
 
 /// Default actions and no signal held back: both survive execve, and Rust starts with SIGPIPE ignored, which would

@@ -21,6 +21,7 @@ mod plan;
 mod program;
 mod reaper;
 mod rootfs;
+mod runtime;
 mod seccomp;
 mod supervise;
 mod terminal;
@@ -28,12 +29,10 @@ mod terminal;
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::Parser;
-use mocker_common::document::{ContainerId, Document};
-use mocker_common::error::{Error, MOCKER_FAILED, failed};
+use clap::Subcommand;
+use mocker_common::document::Document;
+use mocker_common::error::{Error, MOCKER_FAILED};
 use mocker_common::stage::{self, Input};
-use mocker_common::state::{self, Directories};
-use mocker_common::store::Store;
 use mocker_common::{explain, hooks};
 
 use args::{Args, Command};
@@ -42,32 +41,37 @@ use container::Settings;
 const TOOL: &str = "mocker-exec";
 
 fn main() -> ExitCode {
-    let args = match Args::try_parse() {
+    let args = match Args::read() {
         Ok(args) => args,
-        Err(error) => {
-            error.print().unwrap_or_default();
-            // 2 could be the program's own status: a wrong command line is mocker's failure, as in docker run.
-            return if error.use_stderr() { ExitCode::from(MOCKER_FAILED) } else { ExitCode::SUCCESS };
-        }
+        Err(error) => return refuse(&error),
     };
-    let told = match &args.command {
-        Some(Command::Run { explain, .. }) => explain.explain.or(args.stage.explain.explain),
-        _ => args.stage.explain.explain,
-    };
-    explain::begin(told, "exec");
-
-    let outcome = match &args.command {
-        None => run_document(&args),
-        Some(Command::Run { bundle, id, .. }) => run_bundle(bundle, id),
-        Some(Command::Delete { ids }) => return stage::conclude(TOOL, ids.iter().try_for_each(delete)),
-        Some(Command::Prune) => return stage::conclude(TOOL, stage::prune(TOOL, delete)),
-    };
-    match outcome {
+    explain::begin(args.stage.explain.explain, "exec");
+    if args.command.as_ref().is_none_or(Command::enters_container)
+        && let Err(error) = runtime::own_binary::protect()
+    {
+        return stage::conclude(TOOL, Err(error));
+    }
+    if let Some(command) = &args.command {
+        return runtime::main(&args.runtime, command);
+    }
+    match run_document(&args) {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
             let status = if error.status == 0 { MOCKER_FAILED } else { error.status };
             stage::conclude(TOOL, Err(Error { status, ..error }))
         }
+    }
+}
+
+/// Tells what is wrong with the command line. 2 could be the status of a pipeline's program, so there it is mocker's failure, as
+/// in docker run; a runtime has 1.
+fn refuse(error: &clap::Error) -> ExitCode {
+    error.print().unwrap_or_default();
+    let mut words = std::env::args().skip(1);
+    match (error.use_stderr(), words.any(|word| Command::has_subcommand(&word))) {
+        (false, _) => ExitCode::SUCCESS,
+        (true, true) => ExitCode::FAILURE,
+        (true, false) => ExitCode::from(MOCKER_FAILED),
     }
 }
 
@@ -97,18 +101,6 @@ fn run_document(args: &Args) -> Result<u8, Error> {
     undo_stages(&document, outcome)
 }
 
-/// Runs a plain OCI bundle: `mocker-exec run --bundle DIR ID`.
-fn run_bundle(bundle: &Path, id: &ContainerId) -> Result<u8, Error> {
-    let signals = supervise::catch_signals()?;
-    let config = bundle.join("config.json");
-    let bytes = std::fs::read(&config).map_err(failed("read", config.display()))?;
-    let mut document = Document::parse(&bytes)?;
-    document.set("/mocker/id", id.as_str());
-    let settings = Settings { bundle, init: false, interactive: true, pass_stdin: true, inherited: false };
-    let outcome = container::run(&document, id, &settings, &signals);
-    undo_stages(&document, outcome)
-}
-
 /// Runs the undo commands that the document carries. What they cannot undo is told, and changes no exit status.
 fn undo_stages(document: &Document, outcome: Result<u8, Error>) -> Result<u8, Error> {
     let failures = hooks::run_poststop(document);
@@ -122,15 +114,4 @@ fn undo_stages(document: &Document, outcome: Result<u8, Error>) -> Result<u8, Er
             Err(error)
         }
     }
-}
-
-/// Removes what is left of a container. Succeeds if nothing is.
-fn delete(id: &ContainerId) -> Result<(), Error> {
-    let dirs = Directories::from_env();
-    // Where `mocker-images mount` made the container's directory, its mount lies in there, and it is not ours to remove.
-    if !state::is_claimed(&dirs, id, "mocker-images") {
-        etc::remove(&Store::open()?.container(id))?;
-    }
-    state::release(&dirs, id, TOOL);
-    Ok(())
 }

@@ -26,6 +26,12 @@ const FLAGS: [(&str, CloneFlags); 6] = [
 /// Namespaces that exist already and are to be joined, opened while the host's paths can still be seen.
 pub struct Joins(Vec<(&'static str, CloneFlags, File, String)>);
 
+/// The kinds that the container does not share with the host.
+pub fn kinds(plan: &Plan) -> CloneFlags {
+    let own = FLAGS.into_iter().filter(|(kind, _)| plan.has_namespace(kind));
+    own.fold(CloneFlags::empty(), |all, (_, flag)| all | flag)
+}
+
 /// Opens every namespace that the document names by path.
 pub fn open(plan: &Plan) -> Result<Joins, Error> {
     let mut joins = Vec::new();

@@ -11,7 +11,7 @@ use mocker_common::hooks::Hook;
 use mocker_common::image::read_layered;
 use mocker_common::passwd;
 use mocker_common::store::Store;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// `process` (runtime-spec config.md, Process).
@@ -107,10 +107,12 @@ pub enum Root {
     Directory(PathBuf),
 }
 
-/// The cgroup that mocker-cgroup made, `mocker.cgroup`.
-#[derive(Clone, Debug, Default, Deserialize)]
+/// The container's groups: those that mocker-cgroup made, `mocker.cgroup`, or the runtime's own.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Cgroup {
+    /// below the root of every hierarchy
+    pub path: PathBuf,
     /// of the group in every hierarchy
     pub directories: Vec<PathBuf>,
     /// of the group in the unified hierarchy, if there is one
@@ -143,6 +145,16 @@ pub struct Plan {
     pub state: Value,
     /// a small init of ours at pid 1
     pub init: bool,
+    /// move the root and chroot, where it cannot be pivoted to
+    pub no_pivot: bool,
+    /// keep the caller's session keyring
+    pub no_new_keyring: bool,
+    /// descriptors behind 0, 1, 2 that the program gets
+    pub preserve_fds: u32,
+    /// an engine asked for it, not a person
+    pub is_of_engine: bool,
+    /// nobody waits for its end: it must outlive this tool
+    pub detached: bool,
     /// whether files of the image are ours to replace: hosts, hostname, resolv.conf
     pub network: Option<Value>,
 }
@@ -166,8 +178,9 @@ const NOT_YET: [(&str, &str); 14] = [
 ];
 
 impl Plan {
-    /// Reads and checks the document. `bundle` is what a relative `root.path` is relative to.
-    pub fn check(document: &Document, id: &ContainerId, bundle: &Path, init: bool) -> Result<Plan, Error> {
+    /// Reads and checks the document. `bundle` is what a relative `root.path` is relative to. `cgroup`: the groups that the
+    /// runtime makes; without, those that mocker-cgroup has made.
+    pub fn check(document: &Document, id: &ContainerId, bundle: &Path, cgroup: Option<Cgroup>) -> Result<Plan, Error> {
         for (pointer, what) in NOT_YET {
             let asked = document.get(pointer).is_some_and(|value| value != "" && *value != Value::Array(Vec::new()));
             if asked {
@@ -192,8 +205,15 @@ impl Plan {
                 .why("without one its mounts would be made on the host"));
         }
         let mounts: Vec<Mount> = document.view("/mounts")?;
-        let cgroup: Cgroup = document.view("/mocker/cgroup")?;
-        check_resources(document, id, &cgroup)?;
+        let cgroup = match cgroup {
+            Some(cgroup) => cgroup,
+            None => {
+                let mut cgroup: Cgroup = document.view("/mocker/cgroup")?;
+                cgroup.path = document.text("/linux/cgroupsPath").unwrap_or_default().into();
+                check_resources(document, id, &cgroup)?;
+                cgroup
+            }
+        };
 
         let root = root(document, id, bundle)?;
         let process = Process { env: with_home(&process, &root)?, ..process };
@@ -217,9 +237,26 @@ impl Plan {
             cgroup,
             hooks: document.view("/hooks")?,
             state: Value::Null,
-            init,
+            init: false,
+            no_pivot: false,
+            no_new_keyring: false,
+            preserve_fds: 0,
+            is_of_engine: false,
+            detached: false,
             network: document.get("/mocker/network").cloned(),
         })
+    }
+
+    /// A plan for one more process of a container that is there: its root and mounts are made already.
+    pub fn of_process(document: &Document, id: &ContainerId, cgroup: Cgroup) -> Result<Plan, Error> {
+        let mut document = document.clone();
+        let process: Process = document.view("/process")?;
+        document.set("/process/env", [process.env, vec!["HOME=/".into()]].concat());
+        document.remove("/mocker/rootfs");
+        document.set("/root/path", "/");
+        let mut plan = Plan::check(&document, id, Path::new("/"), Some(cgroup))?;
+        plan.process.env.pop();
+        Ok(plan)
     }
 
     /// Whether the container has a namespace of this kind that is not the host's.

@@ -8,6 +8,9 @@ use std::io::Read;
 use mocker_common::error::{Error, NOT_EXECUTABLE, NOT_FOUND};
 use mocker_common::step::step;
 
+use rustix::fs::{Access, AtFlags, CWD, FileType};
+use rustix::io::Errno;
+
 use crate::calls::files::c_string;
 use crate::calls::process::Execute;
 use crate::plan::Process;
@@ -32,6 +35,31 @@ pub fn execute(process: &Process) -> Result<Infallible, Error> {
         }
     }
     Err(best.unwrap_or_else(|| not_found(name)))
+}
+
+/// Whether the program can be executed, as far as can be told without doing it: whoever creates a container is told at once
+/// what `start` would stumble over.
+pub fn check(process: &Process) -> Result<(), Error> {
+    let name = &process.args[0];
+    let mut denied = false;
+    for program in candidates(name, &process.env) {
+        let file = rustix::fs::stat(&program).map(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode));
+        let executable = rustix::fs::accessat(CWD, &program, Access::EXEC_OK, AtFlags::EACCESS);
+        match (file, executable) {
+            (Ok(FileType::Directory), _) if name.contains('/') => denied = true,
+            (Ok(FileType::Directory), _) => {}
+            (Ok(_), Err(Errno::ACCESS)) => denied = true,
+            (Err(Errno::NOENT | Errno::NOTDIR), _) => {}
+            (Err(Errno::ACCESS), _) => denied = true,
+            _ => return Ok(()), // it is there, or a filter hides that: execve will say
+        }
+    }
+    match denied {
+        true => Err(Error::new(format!("exec: \"{name}\": permission denied"))
+            .likely("it is not executable for this user, lies on a noexec mount, or is a directory")
+            .status(NOT_EXECUTABLE)),
+        false => Err(not_found(name)),
+    }
 }
 
 /// The places to try: the name itself if it has a slash, else each directory of the *container's* PATH.

@@ -30,8 +30,31 @@ pub fn make(plan: &Plan, rootfs: &Rootfs, channel: &Channel) -> Result<OwnedFd, 
             .why("a terminal is made by the container's own devpts, so that it has a name in there")
             .hint("the document needs a devpts mount on /dev/pts")
     })?;
+    let (master, slave) = open_pair(plan, &ptmx.path())?;
+    let name = ptsname(&master, Vec::new()).map_err(refused("name"))?;
+    let shown = name.to_string_lossy().into_owned();
+    let place = Target { descriptor: rootfs.ensure_existing(&shown)?.descriptor, shown };
+    devices::bind_console(rootfs, &place)?;
+    channel.terminal(master.as_fd())?;
+    Ok(slave)
+}
+
+/// Inside a container that is there: makes the pair in its devpts and sends the master out.
+pub fn make_for_exec(plan: &Plan, channel: &Channel) -> Result<OwnedFd, Error> {
+    let (master, slave) = open_pair(plan, "/dev/pts/ptmx")?;
+    channel.terminal(master.as_fd())?;
+    Ok(slave)
+}
+
+/// Opens a pair and checks that it is one: whoever owns the container's /dev may have put another file there.
+fn open_pair(plan: &Plan, ptmx: &str) -> Result<(OwnedFd, OwnedFd), Error> {
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let master = openat(CWD, ptmx.path(), flags, Mode::empty()).map_err(refused("open"))?;
+    let master = openat(CWD, ptmx, flags, Mode::empty()).map_err(refused("open"))?;
+    let is_ptmx = rustix::fs::fstat(&master).is_ok_and(|stat| stat.st_rdev == rustix::fs::makedev(5, 2))
+        && rustix::fs::fstatfs(&master).is_ok_and(|stat| stat.f_type as u64 == 0x1cd1);
+    if !is_ptmx {
+        return Err(Error::new("cannot open the container's terminal: /dev/pts/ptmx is not the terminal multiplexer"));
+    }
     unlockpt(&master).map_err(refused("unlock"))?;
     let slave = ioctl_tiocgptpeer(&master, OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)
         .map_err(refused("open the other end of"))?;
@@ -43,12 +66,7 @@ pub fn make(plan: &Plan, rootfs: &Rootfs, channel: &Channel) -> Result<OwnedFd, 
     // The slave's user must be able to open it again by name; a mount option or another owner may forbid it.
     let owner = Some(rustix::fs::Uid::from_raw(plan.process.user.uid));
     rustix::fs::fchown(&slave, owner, None).unwrap_or_default();
-    let name = ptsname(&master, Vec::new()).map_err(refused("name"))?;
-    let shown = name.to_string_lossy().into_owned();
-    let place = Target { descriptor: rootfs.ensure_existing(&shown)?.descriptor, shown };
-    devices::bind_console(rootfs, &place)?;
-    channel.terminal(master.as_fd())?;
-    Ok(slave)
+    Ok((master, slave))
 }
 
 /// Inside, in the session of the program: makes the terminal its own and its three standard descriptors.

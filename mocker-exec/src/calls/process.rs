@@ -100,6 +100,32 @@ impl KernelCall for Join<'_> {
     }
 }
 
+/// setns(2) with a pidfd: several namespaces of a process at once.
+pub struct JoinAll<'a> {
+    pub process: BorrowedFd<'a>,
+    pub kinds: CloneFlags,
+    pub pid: i32,
+}
+
+explained!(JoinAll<'a>, "setns(2)", |this| {
+    call: format!("setns(pidfd of {}, {})", this.pid, namespace_flags(this.kinds)),
+    aim: format!("join the namespaces of process {}", this.pid),
+    by_hand: format!("nsenter --target {} {} …", this.pid, unshare_options(this.kinds)),
+    diagnose: |errno| match errno {
+        libc::EPERM => diagnosis("the caller lacks CAP_SYS_ADMIN here, or in the user namespace that owns these", "run it as the user who made the container"),
+        libc::ESRCH => diagnosis("the process has just ended", ""),
+        libc::EINVAL => diagnosis("the kernel is older than 5.8", "uname -r"),
+        _ => Diagnosis::default(),
+    },
+});
+
+impl KernelCall for JoinAll<'_> {
+    type Output = ();
+    fn call(&self) -> Result<(), Cause> {
+        Ok(nix::sched::setns(self.process, self.kinds)?)
+    }
+}
+
 /// sethostname(2) or setdomainname(2).
 pub struct SetName<'a> {
     pub domain: bool,

@@ -1,0 +1,235 @@
+//! What is known of a container between two calls of the tool: a directory of its own below the state root.
+//!
+//!     ROOT/ID/state.json    this record, complete by rename
+//!     ROOT/ID/config.json   the configuration as it was at create; later changes to the bundle have no effect
+//!     ROOT/ID/go, outcome   two fifos between `start` and the waiting first process (see start.rs)
+//!     ROOT/ID/lock          held by whoever changes the container
+//!
+//! The record says who the first process is and where its groups are. Whether it runs is never written down, since that
+//! could be a lie a moment later: it is asked of the kernel each time. Source: runtime-spec runtime.md, State.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use mocker_common::clock;
+use mocker_common::document::{ContainerId, Document};
+use mocker_common::error::{Error, failed};
+use mocker_common::state::{Directories, Process, ensure_private_dir};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::container;
+use crate::plan::{Cgroup, Plan};
+use crate::runtime::{groups, start};
+
+/// A container's record.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Record {
+    pub oci_version: String,
+    pub id: String,
+    /// absolute
+    pub bundle: PathBuf,
+    pub rootfs: PathBuf,
+    /// RFC 3339 with nanoseconds
+    pub created: String,
+    pub owner: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub annotations: Option<Value>,
+    /// who makes it, until there is a first process
+    pub creator: Process,
+    /// the container's first process
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init: Option<Process>,
+    pub cgroup: Cgroup,
+    /// whether the groups are this runtime's to remove
+    pub made_groups: bool,
+    #[serde(skip)]
+    pub directory: PathBuf,
+}
+
+/// Where a container is in its life.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Status {
+    Creating,
+    Created,
+    Running,
+    Paused,
+    Stopped,
+}
+
+impl Status {
+    pub fn name(self) -> &'static str {
+        match self {
+            Status::Creating => "creating",
+            Status::Created => "created",
+            Status::Running => "running",
+            Status::Paused => "paused",
+            Status::Stopped => "stopped",
+        }
+    }
+}
+
+/// The state root: `--root`, else beside mocker's other state.
+pub fn state_root(asked: Option<&Path>) -> PathBuf {
+    asked.map(PathBuf::from).unwrap_or_else(|| Directories::from_env().run.join("exec"))
+}
+
+impl Record {
+    /// Takes the id: makes its directory and writes the record and the configuration. Fails if the id is taken.
+    pub fn begin(
+        root: &Path,
+        document: &Document,
+        plan: &Plan,
+        bundle: &Path,
+        made_groups: bool,
+    ) -> Result<Record, Error> {
+        let id = &plan.id;
+        let bundle = fs::canonicalize(bundle).map_err(failed("find bundle", bundle.display()))?;
+        let rootfs = container::rootfs_of(plan);
+        ensure_private_dir(root)?;
+        let directory = root.join(id.as_str());
+        match fs::DirBuilder::new().mode(0o711).create(&directory) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                return Err(Error::new(format!("cannot make container {id}: container with given ID already exists"))
+                    .hint(format!("mocker-exec list; mocker-exec delete {id}")));
+            }
+            other => other.map_err(failed("make directory", directory.display()))?,
+        }
+        let record = Record {
+            oci_version: document.text("/ociVersion").unwrap_or("1.0.2").to_string(),
+            id: id.to_string(),
+            rootfs: fs::canonicalize(&rootfs).unwrap_or_else(|_| bundle.join(rootfs)),
+            bundle,
+            created: clock::rfc3339_nanoseconds(SystemTime::now()),
+            owner: rustix::process::geteuid().as_raw(),
+            annotations: document.get("/annotations").cloned(),
+            creator: Process::this()?,
+            init: None,
+            cgroup: plan.cgroup.clone(),
+            made_groups,
+            directory,
+        };
+        let config = record.directory.join("config.json");
+        let written = record
+            .write()
+            .and_then(|()| fs::write(&config, document.to_bytes()).map_err(failed("write", config.display())));
+        if let Err(error) = written {
+            record.forget().unwrap_or_default();
+            return Err(error);
+        }
+        Ok(record)
+    }
+
+    /// Writes it, complete or not at all. Nothing is synced: after a reboot there is no container.
+    pub fn write(&self) -> Result<(), Error> {
+        let text = serde_json::to_vec(self).unwrap_or_default(); // strings and numbers always serialise
+        let (path, new) = (self.directory.join("state.json"), self.directory.join("state.json.new"));
+        fs::write(&new, text).and_then(|()| fs::rename(&new, &path)).map_err(failed("write", path.display()))
+    }
+
+    /// The container of this id. Fails with the words engines look for.
+    pub fn find(root: &Path, id: &str) -> Result<Record, Error> {
+        let id: ContainerId = parse_id(id)?;
+        Record::read(&root.join(id.as_str()))?.ok_or_else(|| {
+            Error::new("container does not exist")
+                .said(format!("{} is not in {}", id, root.display()))
+                .hint("mocker-exec list; --root DIR if it was made with another")
+        })
+    }
+
+    /// The record in a directory. None if it has none: there is no container, or its making has only just begun.
+    pub fn read(directory: &Path) -> Result<Option<Record>, Error> {
+        let path = directory.join("state.json");
+        let bytes = match fs::read(&path) {
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
+            other => other.map_err(failed("read", path.display()))?,
+        };
+        let mut record: Record = serde_json::from_slice(&bytes)
+            .map_err(|cause| Error::new(format!("cannot read {}: {cause}", path.display())))?;
+        record.directory = directory.to_path_buf();
+        Ok(Some(record))
+    }
+
+    /// Every container of a state root, by id.
+    pub fn all(root: &Path) -> Result<Vec<Record>, Error> {
+        let entries = match fs::read_dir(root) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other.map_err(failed("read directory", root.display()))?,
+        };
+        let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+        paths.sort();
+        let records = paths.iter().map(|path| Record::read(path));
+        records.filter_map(Result::transpose).collect()
+    }
+
+    /// The configuration it was made from.
+    pub fn document(&self) -> Result<Document, Error> {
+        let path = self.directory.join("config.json");
+        Document::parse(&fs::read(&path).map_err(failed("read", path.display()))?)
+    }
+
+    /// What the kernel says: the process is there or not, waits or not, stands frozen or not.
+    pub fn status(&self) -> Status {
+        match self.init {
+            None if self.creator.is_alive() => Status::Creating,
+            None => Status::Stopped,
+            Some(init) if !init.is_alive() => Status::Stopped,
+            // Asked for first: a paused container may be one that waits.
+            Some(_) if groups::is_frozen(&self.cgroup) => Status::Paused,
+            Some(_) if start::is_waiting(&self.directory) => Status::Created,
+            Some(_) => Status::Running,
+        }
+    }
+
+    /// The state as hooks and engines read it.
+    pub fn state(&self, status: Status) -> Value {
+        let pid = self.init.map(|init| init.pid).filter(|_| status != Status::Stopped).unwrap_or(0);
+        let mut state = json!({
+            "ociVersion": self.oci_version,
+            "id": self.id,
+            "pid": pid,
+            "status": status.name(),
+            "bundle": self.bundle,
+            "rootfs": self.rootfs,
+            "created": self.created,
+            "owner": owner_name(self.owner),
+        });
+        if let Some(annotations) = &self.annotations {
+            state["annotations"] = annotations.clone();
+        }
+        state
+    }
+
+    /// Gives the id back.
+    pub fn forget(&self) -> Result<(), Error> {
+        forget(&self.directory)
+    }
+}
+
+/// Removes a container's directory in the state root. Succeeds if it is gone.
+pub fn forget(directory: &Path) -> Result<(), Error> {
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(failed("remove", directory.display())(error)),
+        _ => Ok(()),
+    }
+}
+
+/// The id, or the words engines look for.
+pub fn parse_id(id: &str) -> Result<ContainerId, Error> {
+    match id {
+        "" => Err(Error::new("container id cannot be empty")),
+        _ => id.parse().map_err(|error: Error| error.while_doing("invalid container ID format")),
+    }
+}
+
+/// A user's name for `list`, or the number.
+fn owner_name(uid: u32) -> String {
+    match uid {
+        0 => "root".into(),
+        _ => uid.to_string(),
+    }
+}
