@@ -16,7 +16,7 @@ pub struct Containerd {
 }
 
 impl Containerd {
-    pub fn start(name: &str) -> Containerd {
+    pub fn start(name: &'static str) -> Containerd {
         ["ctr", "skopeo", "umoci", "iptables"].into_iter().for_each(require);
         let mut node = Node::new(name);
         let registry = node.lab.registry();

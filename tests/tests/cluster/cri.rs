@@ -167,10 +167,7 @@ fn ours_run(host: &Containerd, ids: &[&str]) {
 fn nothing_is_left(host: &Containerd, kubelet: &Kubelet, before: &tests::Snapshot) {
     assert_eq!((kubelet.containers(), kubelet.sandboxes()), (vec![], 0));
     assert_eq!(host.node.lines(&format!("ls {STATE}")), [""; 0]);
-    host.node.until("nothing of the pod is left", || {
-        let now = host.node.lab.snapshot();
-        ["process", "cgroup", "netns", "mount"].iter().all(|subject| now.about(subject) == before.about(subject))
-    });
+    host.node.nothing_is_left(before);
 }
 
 fn namespaces(network: NamespaceMode, pid: NamespaceMode) -> NamespaceOption {

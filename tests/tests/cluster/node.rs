@@ -4,12 +4,13 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use tests::{Lab, Output, Running, binaries, require};
+use tests::{Lab, Output, Running, Snapshot, binaries, require};
 
 use crate::guide;
 
 /// A node. What runs on it ends with it.
 pub struct Node {
+    pub name: &'static str,
     pub lab: Lab,
     daemons: Vec<Daemon>,
 }
@@ -33,10 +34,10 @@ const OWN_FILES: &str = "
 
 impl Node {
     /// A node without daemons.
-    pub fn new(name: &str) -> Node {
+    pub fn new(name: &'static str) -> Node {
         let lab = Lab::new(name);
         lab.shell(&format!("set -e; {OWN_FILES}")).arg(name).env("RUNTIME", runtime()).run().succeeds();
-        Node { lab, daemons: Vec::new() }
+        Node { name, lab, daemons: Vec::new() }
     }
 
     /// Writes a file as docs/cluster.md has it.
@@ -76,10 +77,13 @@ impl Node {
         }
     }
 
-    /// Kills the daemons with all that serves a container (containerd, its shims) and nothing else, as a crash does.
+    /// Kills the daemons with all that serves a container (containerd, its shims) and nothing else, as a crash does. The
+    /// shims come last: a containerd that saw one die would clean up after it.
     pub fn kill(&mut self) {
-        self.sh("for process in /proc/[0-9]*; do
-                case $(readlink $process/exe) in */dockerd | */containerd | */containerd-shim*) kill -9 ${process#/proc/} ;; esac
+        self.sh("for name in dockerd containerd containerd-shim-runc-v2; do
+                for process in /proc/[0-9]*; do
+                    case $(readlink $process/exe) in */$name) kill -9 ${process#/proc/} ;; esac
+                done
             done 2>/dev/null
             rm -f /run/docker.pid");
         self.daemons.drain(..).for_each(|daemon| drop(daemon.process.wait()));
@@ -96,6 +100,31 @@ impl Node {
             std::thread::sleep(Duration::from_millis(100));
         }
     }
+
+    /// Waits until there is no process, mount, group or network namespace that was not there before.
+    #[track_caller]
+    pub fn nothing_is_left(&self, before: &Snapshot) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let now = self.lab.snapshot();
+            let new = |subject| {
+                let before = before.about(subject);
+                now.about(subject).into_iter().filter(move |line| !before.contains(line) && !is_a_parent(line))
+            };
+            let left: Vec<&str> = ["process", "mount", "cgroup", "netns"].into_iter().flat_map(new).collect();
+            if left.is_empty() {
+                return;
+            }
+            assert!(Instant::now() < deadline, "left on {}:\n{}", self.name, left.join("\n"));
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+}
+
+/// The engines leave the groups that their containers were in, and no runtime may remove those: they are not its own.
+fn is_a_parent(line: &str) -> bool {
+    line.starts_with("/sys/fs/cgroup/")
+        && ["/docker", "/kubepods", "/kubepods/burstable"].iter().any(|group| line.ends_with(group))
 }
 
 impl Drop for Node {
