@@ -1,7 +1,7 @@
 //! Pods on containerd, with mocker-exec as the handler of a RuntimeClass.
 
 use crate::containerd::Containerd;
-use crate::guide::BINARY;
+use crate::guide::{self, BINARY};
 use crate::kubelet::{Kubelet, Pod, parent_group};
 use crate::messages::*;
 
@@ -133,6 +133,12 @@ fn a_pod_on_the_nodes_network_shares_its_processes_and_is_ended_with_its_contain
     }
     ours_run(&host, &[&sandbox.id, &agent, &other]);
     assert_eq!(kubelet.sh(&agent, "readlink /proc/self/ns/net"), host.node.lines("readlink /proc/self/ns/net")[0]);
+    // What the guide says to look with.
+    let pull =
+        format!("ctr images pull --plain-http {image} && ctr images tag {image} docker.io/library/busybox:latest");
+    host.node.sh(&pull).succeeds();
+    let said = guide::run_blocks(&host.node, "containerd");
+    assert!(said.contains(&agent) && said.ends_with("it runs\n"), "{said}");
     let processes = kubelet.sh(&agent, "ps -o args | grep '^sleep' | sort");
     assert_eq!(processes, "sleep 1000\nsleep 100000\nsleep 2000"); // the second is the sandbox's own, process 1
 

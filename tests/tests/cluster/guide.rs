@@ -1,20 +1,33 @@
-//! docs/cluster.md as the tests use it: the files that it tells a cluster's owner to write.
+//! docs/cluster.md as the tests use it: the files that it tells a cluster's owner to write, and its commands.
 
 use std::fs;
 
-use tests::project;
+use tests::{demo_images, project};
+
+use crate::node::Node;
 
 /// The text of the block that follows the line `<!-- file: PATH -->`.
 pub fn file(path: &str) -> String {
-    let guide = fs::read_to_string(project().join("docs/cluster.md")).expect("docs/cluster.md");
-    block(&guide, path).unwrap_or_else(|| panic!("docs/cluster.md has no block for {path}"))
+    let blocks = blocks(&text(), &format!("file: {path}"));
+    assert_eq!(blocks.len(), 1, "docs/cluster.md has a block for {path}");
+    blocks.concat()
 }
 
-fn block(guide: &str, path: &str) -> Option<String> {
-    let marker = format!("<!-- file: {path} -->");
-    let mut lines = guide.lines().skip_while(|line| *line != marker).skip(1);
-    lines.next().filter(|line| line.starts_with("```"))?;
-    Some(lines.take_while(|line| *line != "```").map(|line| format!("{line}\n")).collect())
+fn text() -> String {
+    fs::read_to_string(project().join("docs/cluster.md")).expect("docs/cluster.md")
+}
+
+/// The blocks that follow a line `<!-- MARK -->`, in order.
+fn blocks(guide: &str, mark: &str) -> Vec<String> {
+    let mark = format!("<!-- {mark} -->");
+    let mut found = Vec::new();
+    let mut lines = guide.lines();
+    while lines.any(|line| line == mark) {
+        if lines.next().is_some_and(|line| line.starts_with("```")) {
+            found.push(lines.by_ref().take_while(|line| *line != "```").map(|line| format!("{line}\n")).collect());
+        }
+    }
+    found
 }
 
 /// The value of `key: value` in a file of YAML where that key stands once.
@@ -24,11 +37,58 @@ pub fn yaml_value(text: &str, key: &str) -> Option<String> {
 }
 
 #[test]
-fn a_block_is_found_by_the_file_it_is_for() {
-    let guide = "a\n<!-- file: /etc/x -->\n```toml\none\ntwo\n```\nb\n<!-- file: /etc/y -->\nno block\n";
-    assert_eq!(block(guide, "/etc/x").as_deref(), Some("one\ntwo\n"));
-    assert_eq!(block(guide, "/etc/y"), None);
-    assert_eq!(block(guide, "/etc/z"), None);
+fn blocks_are_found_by_the_line_above_them() {
+    let guide = "a\n<!-- x -->\n```toml\none\ntwo\n```\nb\n<!-- y -->\nno block\n<!-- x -->\n```\nthree\n```\n";
+    assert_eq!(blocks(guide, "x"), ["one\ntwo\n", "three\n"]);
+    assert_eq!(blocks(guide, "y"), [""; 0]);
+}
+
+#[test]
+fn every_block_is_used_or_says_why_not() {
+    let text = text();
+    let lines: Vec<&str> = text.lines().collect();
+    let opened = lines.iter().zip(&lines[1..]).filter(|(_, line)| line.starts_with("```") && line.len() > 3);
+    for (above, line) in opened {
+        let marked = ["<!-- file: ", "<!-- run on: ", "<!-- not run: "].iter().any(|mark| above.starts_with(mark));
+        assert!(marked, "{line} below {above:?}");
+    }
+}
+
+/// Runs the blocks that are marked `run on: DAEMON`.
+pub fn run_blocks(node: &Node, daemon: &str) -> String {
+    let scripts = blocks(&text(), &format!("run on: {daemon}"));
+    assert!(!scripts.is_empty(), "docs/cluster.md has commands for {daemon}");
+    scripts.iter().map(|script| node.sh(&format!("set -e\n{script}")).succeeds().stdout).collect()
+}
+
+#[test]
+fn the_commands_for_docker_work() {
+    let mut node = Node::new("guide-docker");
+    let registry = node.lab.registry();
+    node.install("/etc/docker/daemon.json");
+    node.start("dockerd", "", "docker version");
+    node.sh(&format!("docker pull --quiet {0} && docker tag {0} busybox", registry.reference("busybox"))).succeeds();
+    let said = run_blocks(&node, "dockerd");
+    assert!(said.starts_with("mocker: {") && said.contains("\nmocker\n") && said.contains(" running "), "{said}");
+    node.stop();
+}
+
+#[test]
+fn the_commands_for_podman_and_buildah_work() {
+    let node = Node::new("guide-podman");
+    node.install("/etc/containers/containers.conf");
+    // What a machine without systemd and without CAP_SYS_RESOURCE needs, whatever the runtime.
+    node.write(
+        "/etc/containers/containers.conf.d/lab.conf",
+        "[engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\n\
+         [containers]\ndefault_ulimits = [\"nofile=1024:4096\", \"nproc=30000:30000\"]\n",
+    );
+    let image = demo_images(&["busybox"]).join("busybox");
+    node.sh(&format!("podman pull --quiet oci:{} && podman tag $(podman images --quiet) probe", image.display()))
+        .succeeds();
+    let said = run_blocks(&node, "podman");
+    assert!(said.starts_with(&format!("mocker-exec {BINARY}\n")), "{said}");
+    assert!(said.contains("it runs\n") && said.contains("it builds\n"), "{said}");
 }
 
 #[test]

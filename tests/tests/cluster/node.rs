@@ -109,7 +109,7 @@ impl Node {
             let now = self.lab.snapshot();
             let new = |subject| {
                 let before = before.about(subject);
-                now.about(subject).into_iter().filter(move |line| !before.contains(line) && !is_a_parent(line))
+                now.about(subject).into_iter().filter(move |line| !before.contains(line) && !is_the_engines(line))
             };
             let left: Vec<&str> = ["process", "mount", "cgroup", "netns"].into_iter().flat_map(new).collect();
             if left.is_empty() {
@@ -121,10 +121,12 @@ impl Node {
     }
 }
 
-/// The engines leave the groups that their containers were in, and no runtime may remove those: they are not its own.
-fn is_a_parent(line: &str) -> bool {
+/// The engines leave the groups that their containers were in, and a dockerd that was killed the networks it had made. No
+/// runtime may remove those: they are not its own.
+fn is_the_engines(line: &str) -> bool {
     line.starts_with("/sys/fs/cgroup/")
         && ["/docker", "/kubepods", "/kubepods/burstable"].iter().any(|group| line.ends_with(group))
+        || line.starts_with("/run/docker/netns/")
 }
 
 impl Drop for Node {
