@@ -275,9 +275,16 @@ pub enum Command {
 }
 
 impl Command {
-    /// Whether a process of this program will be in the container, within reach of what runs there.
-    pub fn enters_container(&self) -> bool {
-        matches!(self, Command::Create { .. } | Command::Run { .. } | Command::Exec(_))
+    /// Whether a process of this program may come to be in a container, within reach of what runs there: seen from the words of
+    /// the command line, before they are read.
+    pub fn may_enter_container() -> bool {
+        const OUTSIDE: [&str; 14] = [
+            "start", "state", "kill", "delete", "ps", "list", "pause", "resume", "update", "events", "features",
+            "spec", "prune", "help",
+        ];
+        let words: Vec<_> = std::env::args_os().skip(1).collect();
+        let is = |names: &[&str]| words.iter().any(|word| names.iter().any(|name| word == name));
+        is(&["create", "run", "exec"]) || !is(&OUTSIDE)
     }
 }
 

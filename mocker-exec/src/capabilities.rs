@@ -18,7 +18,7 @@ use serde_json::Value;
 use crate::calls::explained;
 
 /// By number (linux/capability.h).
-const NAMES: [&str; 41] = [
+pub const NAMES: [&str; 41] = [
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",
     "CAP_DAC_READ_SEARCH",
@@ -105,16 +105,17 @@ impl Sets {
         Ok((sets, unknown))
     }
 
-    /// Takes out what cannot be given. Returns the names of what is not `available`. What the kernel grants only together
-    /// with another set goes without a word: `runc spec` asks for ambient ones that are not inheritable.
+    /// Takes out what cannot be given. Returns the names of what is not `available`, or not permitted though it is to be
+    /// effective. Ambient ones that are not inheritable go without a word: `runc spec` asks for them.
     pub fn limit_to(&mut self, available: u64) -> Vec<String> {
         let asked = self.bounding | self.permitted | self.inheritable | self.effective | self.ambient;
+        let without_permission = self.effective & !self.permitted;
         self.bounding &= available;
         self.permitted &= available;
         self.inheritable &= available;
         self.effective &= self.permitted;
         self.ambient &= self.permitted & self.inheritable;
-        names(asked & !available).map(str::to_string).collect()
+        names(asked & !available | without_permission).map(str::to_string).collect()
     }
 
     /// The same without one capability.
@@ -346,6 +347,8 @@ mod tests {
         assert_eq!(sets.limit_to(KILL), ["CAP_CHOWN"]);
         assert_eq!(sets, Sets { bounding: KILL, effective: KILL, permitted: KILL, inheritable: KILL, ambient: KILL });
         assert!(sets.limit_to(u64::MAX).is_empty());
+        let mut effective_alone = Sets { effective: CHOWN, permitted: KILL, ..Sets::default() };
+        assert_eq!(effective_alone.limit_to(all), ["CAP_CHOWN"]);
         let mut ambient_alone = Sets { permitted: KILL, ambient: KILL, ..Sets::default() };
         assert!(ambient_alone.limit_to(KILL).is_empty());
         assert_eq!(sets.without("CAP_KILL"), Sets::default());

@@ -24,6 +24,8 @@ pub enum Message {
     Ready,
     /// Inside: the master of the container's terminal.
     Terminal(OwnedFd),
+    /// Inside: the descriptor that the seccomp filter's notifications come from; waits for `go`.
+    Listener(OwnedFd),
     /// Inside: a step failed, and this is why.
     Failed(Box<Error>),
     /// Inside: all is done but the program, which waits for `start`.
@@ -36,6 +38,7 @@ pub enum Message {
 
 const READY: u8 = b'r';
 const TERMINAL: u8 = b't';
+const LISTENER: u8 = b'l';
 const FAILED: u8 = b'f';
 const WAITING: u8 = b'w';
 const GO: u8 = b'g';
@@ -64,6 +67,15 @@ impl Channel {
 
     pub fn terminal(&self, master: BorrowedFd<'_>) -> Result<(), Error> {
         self.send(&[TERMINAL], Some(master))
+    }
+
+    pub fn listener(&self, listener: BorrowedFd<'_>) -> Result<(), Error> {
+        self.send(&[LISTENER], Some(listener))
+    }
+
+    /// The same end under another descriptor, for a second thread.
+    pub fn try_clone(&self) -> Result<Channel, Error> {
+        self.0.try_clone().map(Channel).map_err(mocker_common::error::failed("copy", "a socket"))
     }
 
     /// Reports a failure. If even that fails there is nobody left to tell.
@@ -130,6 +142,7 @@ impl Channel {
             (Some((&WAITING, _)), _) => Ok(Message::Waiting),
             (Some((&GO, _)), _) => Ok(Message::Go),
             (Some((&TERMINAL, _)), Some(master)) => Ok(Message::Terminal(master)),
+            (Some((&LISTENER, _)), Some(listener)) => Ok(Message::Listener(listener)),
             (Some((&FAILED, json)), _) => Ok(Message::Failed(serde_json::from_slice(json).map_err(|_| broken())?)),
             _ => Err(broken()),
         }

@@ -18,7 +18,7 @@ use crate::runtime::record::{Record, state_root};
 use crate::runtime::start::StartLine;
 use crate::supervise::{self, Running, Terminals};
 use crate::terminal::UserTerminal;
-use crate::{TOOL, cgroup, etc, identity, namespaces, rootfs, seccomp};
+use crate::{TOOL, cgroup, etc, identity, namespaces, netdev, rootfs, seccomp};
 
 /// How the tool was called, where that is not in the document.
 pub struct Settings<'a> {
@@ -86,7 +86,7 @@ pub fn undo_hook(id: &ContainerId) -> Result<Hook, Error> {
 
 /// All that may be refused or costs memory, before anything is made.
 pub fn prepare(plan: &Plan, pass_stdin: bool) -> Result<Prepared, Error> {
-    plan.process.rlimits.iter().try_for_each(|limit| identity::limit_number(&limit.kind).map(drop))?;
+    identity::check(plan)?;
     let (mut capabilities, unknown) = Sets::from_document(&plan.capabilities)?;
     let missing = capabilities.limit_to(crate::capabilities::available()?);
     // Unknown or ungrantable capabilities are a warning, not an error (runtime-spec config.md, Linux Process). An engine
@@ -135,7 +135,7 @@ pub fn make(
 
     // A process that has ended already has no start time; its failure comes through the channel.
     record.init = Process::of(running.pid);
-    match record.write().and_then(|()| follow(plan, &running, &groups, &outside)) {
+    match record.write().and_then(|()| follow(plan, prepared, &running, &groups, &outside)) {
         Ok(master) => Ok(Made { running, master }),
         Err(error) => {
             running.kill();
@@ -148,6 +148,7 @@ pub fn make(
 /// Follows the container's making until its program runs or waits. Returns the master of its terminal, if it has one.
 fn follow(
     plan: &Plan,
+    prepared: &Prepared,
     running: &Running,
     groups: &cgroup::Groups,
     channel: &Channel,
@@ -160,7 +161,12 @@ fn follow(
     loop {
         match channel.receive()? {
             Message::Terminal(descriptor) => master = Some(descriptor),
+            Message::Listener(descriptor) => {
+                seccomp::listener::hand_over(prepared.filter.as_ref(), descriptor, running.pid, &state)?;
+                channel.go()?;
+            }
             Message::Ready => {
+                netdev::move_into(&plan.net_devices, running.pid)?;
                 for hook in plan.hooks.prestart.iter().chain(&plan.hooks.create_runtime) {
                     hook.run(&state)?;
                 }

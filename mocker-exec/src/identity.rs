@@ -1,5 +1,5 @@
-//! The last steps before the program: limits, capabilities, ids, filter; in the order that leaves each the privilege it
-//! needs, and the program none of it.
+//! The last steps before the program: limits, scheduling, labels, capabilities, ids, filter; in the order that leaves
+//! each the privilege it needs, and the program none of it.
 
 use std::os::fd::AsFd;
 
@@ -10,9 +10,11 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 use crate::calls::files::WriteTo;
 use crate::calls::process::{NewKeyring, Prctl, SetGid, SetGroups, SetLimit, SetUid};
 use crate::capabilities::{self, Sets};
+use crate::channel::Channel;
+use crate::labels::Labels;
 use crate::plan::{Plan, Process};
 use crate::rootfs::Rootfs;
-use crate::seccomp;
+use crate::{labels, netdev, scheduling, seccomp};
 
 #[allow(clippy::unnecessary_cast)] // signed with musl
 const LIMITS: [(&str, u32); 16] = [
@@ -42,14 +44,48 @@ pub fn limit_number(kind: &str) -> Result<u32, Error> {
     })
 }
 
+/// Refuses, before anything is made, attributes that no kernel or not this one has.
+pub fn check(plan: &Plan) -> Result<(), Error> {
+    check_process(&plan.process)?;
+    labels::check(&plan.process, plan.mount_label.as_deref())?;
+    if let Some(personality) = &plan.personality {
+        personality.check()?;
+    }
+    if let Some(policy) = &plan.memory_policy {
+        policy.check()?;
+    }
+    netdev::check(&plan.net_devices, plan.has_namespace("network"))
+}
+
+/// The same for what a process of `exec` can have of its own.
+pub fn check_process(process: &Process) -> Result<(), Error> {
+    for (place, limit) in process.rlimits.iter().enumerate() {
+        limit_number(&limit.kind)?;
+        if process.rlimits[..place].iter().any(|other| other.kind == limit.kind) {
+            return Err(Error::new(format!("cannot set limit {}: process.rlimits has it twice", limit.kind)));
+        }
+    }
+    if let Some(scheduler) = &process.scheduler {
+        scheduler.attributes()?;
+    }
+    if let Some(io) = &process.io_priority {
+        io.value()?;
+    }
+    process.exec_cpu_affinity.as_ref().map_or(Ok(()), |affinity| affinity.check())
+}
+
 /// Sets what needs the host's /proc or the caller's privilege. Before the root is changed.
-pub fn prepare(plan: &Plan) -> Result<(), Error> {
-    step(NewKeyring(plan.id.as_str()))
-        .because("the caller's session keyring may hold keys; the container would inherit it")?;
+pub fn prepare(plan: &Plan) -> Result<Labels, Error> {
+    if !plan.no_new_keyring {
+        labels::label_keys(&plan.process, false)?;
+        step(NewKeyring(plan.id.as_str()))
+            .because("the caller's session keyring may hold keys; the container would inherit it")?;
+        labels::label_keys(&plan.process, true)?;
+    }
     if let Some(score) = plan.process.oom_score_adj {
         write_proc("/proc/self/oom_score_adj", &score.to_string())?;
     }
-    Ok(())
+    labels::open(&plan.process)
 }
 
 /// Writes the document's sysctls, through the /proc that was mounted for the container.
@@ -82,17 +118,29 @@ fn check_is_proc(file: std::os::fd::BorrowedFd<'_>, path: &str) -> Result<(), Er
     }
 }
 
+/// What was made ready for the program outside and before the root was changed.
+pub struct Prepared<'a> {
+    pub capabilities: &'a Sets,
+    pub filter: Option<&'a seccomp::Program>,
+    pub labels: &'a Labels,
+}
+
 /// Becomes the container's user with the container's rights, and no more. Afterwards only execve is left to do.
-pub fn assume(process: &Process, sets: &Sets, filter: Option<&seccomp::Program>) -> Result<(), Error> {
+pub fn assume(plan: &Plan, prepared: &Prepared<'_>, channel: &Channel) -> Result<(), Error> {
+    let (process, sets) = (&plan.process, prepared.capabilities);
+    let filter = prepared.filter.map(|filter| seccomp::prepare(filter, channel)).transpose()?;
+    let (early, late) = if process.no_new_privileges { (None, filter) } else { (filter, None) };
     for limit in &process.rlimits {
         step(SetLimit { kind: &limit.kind, resource: limit_number(&limit.kind)?, soft: limit.soft, hard: limit.hard })
             .because("set while still privileged: a hard limit may not be raised later")?;
     }
+    set_attributes(plan, prepared.labels)?;
     if process.no_new_privileges {
         step(Prctl { option: libc::PR_SET_NO_NEW_PRIVS, name: "PR_SET_NO_NEW_PRIVS", value: 1 })
             .because("asked for: no setuid program in the image can give more rights than these")?;
-    } else if let Some(filter) = filter {
-        seccomp::load(filter)?; // needs CAP_SYS_ADMIN, so before it is dropped
+    }
+    if let Some(filter) = early {
+        filter.load()?; // needs CAP_SYS_ADMIN, so before it is dropped
     }
     capabilities::drop_bounding(sets)?;
     step(Prctl { option: libc::PR_SET_KEEPCAPS, name: "PR_SET_KEEPCAPS", value: 1 })
@@ -109,10 +157,20 @@ pub fn assume(process: &Process, sets: &Sets, filter: Option<&seccomp::Program>)
         .because("changing the user has cleared it, and the container must still not outlive its tool")?;
 
     capabilities::apply(sets)?;
-    if process.no_new_privileges
-        && let Some(filter) = filter
-    {
-        seccomp::load(filter)?; // needs nothing any more, so as late as can be
+    if let Some(filter) = late {
+        filter.load()?; // needs nothing any more, so as late as can be
     }
     Ok(())
+}
+
+/// What a process passes on to all it starts. While privileged, and before a filter that may forbid these calls.
+fn set_attributes(plan: &Plan, labels: &Labels) -> Result<(), Error> {
+    scheduling::apply(plan.process.scheduler.as_ref(), plan.process.io_priority.as_ref())?;
+    if let Some(policy) = &plan.memory_policy {
+        policy.apply()?;
+    }
+    if let Some(personality) = &plan.personality {
+        personality.apply()?;
+    }
+    labels.apply()
 }

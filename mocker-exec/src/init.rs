@@ -16,11 +16,12 @@ use crate::calls::mounts::Chdir;
 use crate::calls::process::{CloseOnExec, NewSession, Prctl, SetName};
 use crate::capabilities::Sets;
 use crate::channel::{Channel, Message};
+use crate::labels::Labels;
 use crate::namespaces::{self, Joins};
 use crate::plan::Plan;
 use crate::rootfs::{self, Rootfs};
 use crate::runtime::start::StartLine;
-use crate::{devices, identity, loopback, mounts, program, reaper, seccomp, terminal};
+use crate::{devices, identity, loopback, mounts, program, reaper, scheduling, seccomp, terminal};
 
 /// What the parent prepared: everything that costs memory or may be refused is done before the fork.
 pub struct Prepared {
@@ -66,7 +67,7 @@ fn become_container(plan: &Plan, prepared: &Prepared, home: &Home) -> Result<Inf
     if plan.makes_namespace("network") {
         loopback::bring_up()?;
     }
-    identity::prepare(plan)?;
+    let labels = identity::prepare(plan)?;
     let rootfs = rootfs::mount(plan)?;
     mounts::make(plan, &rootfs)?;
     devices::make(plan, &rootfs)?;
@@ -75,6 +76,7 @@ fn become_container(plan: &Plan, prepared: &Prepared, home: &Home) -> Result<Inf
     // The group: entered from outside, while the mounts above were made.
     channel.ready()?;
     wait_for_go(channel)?;
+    scheduling::reset_affinity(0)?;
     namespaces::unshare_cgroup(plan)?;
     mounts::make_cgroups(plan, &rootfs)?;
     identity::set_sysctls(plan, &rootfs)?;
@@ -85,7 +87,7 @@ fn become_container(plan: &Plan, prepared: &Prepared, home: &Home) -> Result<Inf
     // The move: from here on no path leads to the host.
     finish_root(plan, rootfs)?;
     enter_working_directory(&plan.process.cwd)?;
-    become_user(plan, prepared, channel, slave)?;
+    become_user(plan, prepared, &labels, channel, slave)?;
     if let Some(line) = &home.line {
         wait_for_start(plan, channel, line)?;
     }
@@ -187,7 +189,13 @@ fn make_missing_directories(cwd: &str) -> Result<(), Error> {
 }
 
 /// Descriptors, identity, session, terminal: all but the program.
-pub fn become_user(plan: &Plan, prepared: &Prepared, channel: &Channel, slave: Option<OwnedFd>) -> Result<(), Error> {
+pub fn become_user(
+    plan: &Plan,
+    prepared: &Prepared,
+    labels: &Labels,
+    channel: &Channel,
+    slave: Option<OwnedFd>,
+) -> Result<(), Error> {
     step_aside()?;
     if slave.is_none() && !prepared.pass_stdin {
         let null = rustix::fs::open(
@@ -201,7 +209,8 @@ pub fn become_user(plan: &Plan, prepared: &Prepared, channel: &Channel, slave: O
     step(CloseOnExec { from: 3 + plan.preserve_fds })
         .because("a descriptor of the host that stays open is a way out of the container (CVE-2024-21626)")?;
 
-    identity::assume(&plan.process, &prepared.capabilities, prepared.filter.as_ref())?;
+    let (capabilities, filter) = (&prepared.capabilities, prepared.filter.as_ref());
+    identity::assume(plan, &identity::Prepared { capabilities, filter, labels }, channel)?;
     // Between the change of user and the step after it a parent that died sent nothing: look whether it is there.
     if channel.is_closed() {
         return Err(Error { quiet: true, ..Error::new("mocker-exec is gone") });

@@ -13,15 +13,21 @@ mod devices;
 mod etc;
 mod identity;
 mod init;
+mod labels;
 mod loopback;
+mod memory_policy;
 mod mounts;
 mod namespaces;
+mod netdev;
 mod overrides;
+mod personality;
 mod plan;
 mod program;
+mod ranges;
 mod reaper;
 mod rootfs;
 mod runtime;
+mod scheduling;
 mod seccomp;
 mod supervise;
 mod terminal;
@@ -41,16 +47,17 @@ use container::Settings;
 const TOOL: &str = "mocker-exec";
 
 fn main() -> ExitCode {
+    // Before anything else is done twice.
+    if Command::may_enter_container()
+        && let Err(error) = runtime::own_binary::protect()
+    {
+        return stage::conclude(TOOL, Err(error));
+    }
     let args = match Args::read() {
         Ok(args) => args,
         Err(error) => return refuse(&error),
     };
     explain::begin(args.stage.explain.explain, "exec");
-    if args.command.as_ref().is_none_or(Command::enters_container)
-        && let Err(error) = runtime::own_binary::protect()
-    {
-        return stage::conclude(TOOL, Err(error));
-    }
     if let Some(command) = &args.command {
         return runtime::main(&args.runtime, command);
     }

@@ -59,6 +59,11 @@ const PROPAGATIONS: [(&str, MsFlags); 4] = [
     ("unbindable", MsFlags::MS_UNBINDABLE),
 ];
 
+/// Every option that is not left to the file system, for `features`.
+pub fn known_options() -> impl Iterator<Item = &'static str> {
+    FLAGS.iter().map(|(name, ..)| *name).chain(PROPAGATIONS.iter().map(|(name, _)| *name))
+}
+
 fn read_options(mount: &Mount) -> Result<Options, Error> {
     let (flags, cleared) = (MsFlags::empty(), MsFlags::empty());
     let mut read = Options { flags, cleared, propagation: Vec::new(), data: Vec::new() };

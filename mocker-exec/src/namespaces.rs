@@ -23,6 +23,11 @@ const FLAGS: [(&str, CloneFlags); 6] = [
     ("cgroup", CloneFlags::CLONE_NEWCGROUP),
 ];
 
+/// Every kind of namespace, for `features`.
+pub fn known_kinds() -> impl Iterator<Item = &'static str> {
+    FLAGS.iter().map(|(kind, _)| *kind)
+}
+
 /// Namespaces that exist already and are to be joined, opened while the host's paths can still be seen.
 pub struct Joins(Vec<(&'static str, CloneFlags, File, String)>);
 

@@ -14,6 +14,11 @@ use mocker_common::store::Store;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::memory_policy::MemoryPolicy;
+use crate::netdev::NetDevices;
+use crate::personality::Personality;
+use crate::scheduling::{CpuAffinity, IoPriority, Scheduler};
+
 /// `process` (runtime-spec config.md, Process).
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
@@ -27,6 +32,12 @@ pub struct Process {
     pub rlimits: Vec<Rlimit>,
     pub no_new_privileges: bool,
     pub oom_score_adj: Option<i32>,
+    pub scheduler: Option<Scheduler>,
+    pub io_priority: Option<IoPriority>,
+    #[serde(rename = "execCPUAffinity")]
+    pub exec_cpu_affinity: Option<CpuAffinity>,
+    pub apparmor_profile: Option<String>,
+    pub selinux_label: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
@@ -139,6 +150,10 @@ pub struct Plan {
     pub propagation: Option<String>,
     pub capabilities: Value,
     pub seccomp: Option<Value>,
+    pub personality: Option<Personality>,
+    pub memory_policy: Option<MemoryPolicy>,
+    pub net_devices: NetDevices,
+    pub mount_label: Option<String>,
     pub cgroup: Cgroup,
     pub hooks: Hooks,
     /// what hooks read on stdin
@@ -160,20 +175,11 @@ pub struct Plan {
 }
 
 /// What this tool cannot do for a container yet. Running without it would be less than was asked.
-const NOT_YET: [(&str, &str); 14] = [
-    ("/process/apparmorProfile", "AppArmor profiles"),
-    ("/process/selinuxLabel", "SELinux labels"),
-    ("/process/scheduler", "scheduler policies"),
-    ("/process/ioPriority", "I/O priorities"),
-    ("/process/execCPUAffinity", "CPU affinity"),
+const NOT_YET: [(&str, &str); 5] = [
     ("/linux/uidMappings", "user namespaces"),
     ("/linux/gidMappings", "user namespaces"),
     ("/linux/timeOffsets", "time namespaces"),
-    ("/linux/personality", "personalities"),
     ("/linux/intelRdt", "Intel RDT"),
-    ("/linux/mountLabel", "SELinux mount labels"),
-    ("/linux/memoryPolicy", "memory policies"),
-    ("/linux/netDevices", "moving network devices"),
     ("/vm", "virtual machines"),
 ];
 
@@ -234,6 +240,10 @@ impl Plan {
             propagation: document.text("/linux/rootfsPropagation").map(str::to_string),
             capabilities: document.get("/process/capabilities").cloned().unwrap_or(Value::Null),
             seccomp: document.get("/linux/seccomp").cloned(),
+            personality: document.view("/linux/personality")?,
+            memory_policy: document.view("/linux/memoryPolicy")?,
+            net_devices: document.view::<Option<NetDevices>>("/linux/netDevices")?.unwrap_or_default(),
+            mount_label: document.text("/linux/mountLabel").map(str::to_string),
             cgroup,
             hooks: document.view("/hooks")?,
             state: Value::Null,

@@ -52,13 +52,25 @@ impl Bundle {
         plan.state["bundle"] = fs::canonicalize(&args.bundle).unwrap_or_default().to_string_lossy().into();
         plan.no_pivot = args.no_pivot;
         plan.no_new_keyring = args.no_new_keyring;
-        plan.preserve_fds = args.preserve_fds;
+        plan.preserve_fds = args.preserve_fds + activation_sockets(&mut plan);
         plan.is_of_engine = true;
         plan.detached = detach;
         let prepared = container::prepare(&plan, true)?;
         let connect = |path: &Option<std::path::PathBuf>| path.as_deref().map(console::connect_to).transpose();
         let (console, pidfd) = (connect(&args.console_socket)?, connect(&args.pidfd_socket)?);
         Ok(Bundle { document, plan, prepared, groups, console, pidfd })
+    }
+}
+
+/// Sockets that a service manager hands to this process are the container's (sd_listen_fds(3)): how many there are.
+fn activation_sockets(plan: &mut Plan) -> u32 {
+    let variable = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u32>().ok());
+    match (variable("LISTEN_FDS"), variable("LISTEN_PID")) {
+        (Some(count), Some(pid)) if count > 0 && pid == std::process::id() => {
+            plan.process.env.extend([format!("LISTEN_FDS={count}"), "LISTEN_PID=1".into()]);
+            count
+        }
+        _ => 0,
     }
 }
 
@@ -103,13 +115,11 @@ pub fn run(runtime: &Runtime, args: &BundleArgs, detach: bool, keep: bool) -> Re
     let user = bundle.plan.process.terminal.then(UserTerminal::open).transpose()?;
     let (record, made) = make(runtime, args, &mut bundle, false)?;
     let outcome = hand_over(args, &mut bundle, &made).and_then(|()| made.supervise(&bundle.plan, user, true, &signals));
-    match keep && outcome.is_ok() {
-        true => outcome,
-        false => {
-            let removed = delete::remove(&record);
-            outcome.and_then(|status| removed.map(|()| status))
-        }
+    if keep && outcome.is_ok() {
+        return outcome;
     }
+    let removed = delete::remove(&record);
+    outcome.and_then(|status| removed.map(|()| status))
 }
 
 /// Record, groups, container. If one fails the others are gone again.
@@ -123,10 +133,7 @@ fn make(runtime: &Runtime, args: &BundleArgs, bundle: &mut Bundle, waits: bool) 
         let line = waits.then(|| StartLine::make(&record.directory)).transpose()?;
         container::make(&bundle.plan, &bundle.prepared, &mut record, line, None)
     })();
-    match undo_if_failed(&record, made) {
-        Ok(made) => Ok((record, made)),
-        Err(error) => Err(error),
-    }
+    undo_if_failed(&record, made).map(|made| (record, made))
 }
 
 /// Gives the engine what it asked for: the terminal, the process's number and descriptor.

@@ -8,12 +8,12 @@ use mocker_common::document::ContainerId;
 use mocker_common::error::{Error, errno_text};
 use mocker_common::hooks::Hook;
 use mocker_common::stage;
-use mocker_common::state::{self, Directories};
+use mocker_common::state::{self, Directories, Process};
 use mocker_common::store::Store;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use crate::runtime::record::{Record, Status, forget, parse_id};
+use crate::runtime::record::{Record, Status, parse_id, sweep};
 use crate::runtime::{Runtime, groups};
 use crate::{TOOL, etc};
 
@@ -28,11 +28,9 @@ pub fn delete(runtime: &Runtime, id: &str, force: bool) -> Result<(), Error> {
             }
             _ => remove(&record),
         },
-        // An id that was taken a moment before its maker was killed: a directory without a record.
-        Err(_) if force => forget(&runtime.root.join(parsed.as_str())),
+        Err(_) if force => sweep(&runtime.root, Some(id)).and_then(|()| delete_layer(&parsed)),
         Err(error) => Err(error),
-    }?;
-    delete_layer(&parsed)
+    }
 }
 
 /// What a pipeline's container has left: its writable layer. Nothing of an engine's stands there.
@@ -56,34 +54,42 @@ pub fn remove(record: &Record) -> Result<(), Error> {
         groups::remove(&record.cgroup)?;
     }
     run_poststop(record);
+    delete_layer(&record.id.parse()?)?;
     record.forget()
 }
 
 /// Kills the first process, and with it everything in its pid namespace, and waits for the end.
 fn end(record: &Record) -> Result<(), Error> {
-    const PATIENCE: Duration = Duration::from_secs(10);
+    if record.init.is_none() && record.creator != Process::this()? {
+        end_process(record, record.creator)?; // its first process, which no record names yet, goes with it
+    }
     let Some(init) = record.init.filter(|init| init.is_alive()) else { return Ok(()) };
     if groups::is_frozen(&record.cgroup) {
         // On v1 a frozen process takes no signal, not even SIGKILL.
         return groups::end_processes(&record.cgroup);
     }
-    let pid = rustix::process::Pid::from_raw(init.pid);
+    end_process(record, init)
+}
+
+fn end_process(record: &Record, process: Process) -> Result<(), Error> {
+    const PATIENCE: Duration = Duration::from_secs(10);
+    let pid = rustix::process::Pid::from_raw(process.pid);
     let pidfd = match pid.map(|pid| pidfd_open(pid, PidfdFlags::empty())) {
-        Some(Ok(pidfd)) if init.is_alive() => pidfd, // still the same process: the number was not given away in between
+        Some(Ok(pidfd)) if process.is_alive() => pidfd, // still the same: the number was not given away in between
         _ => return Ok(()),
     };
     match pidfd_send_signal(&pidfd, Signal::KILL) {
         Ok(()) | Err(rustix::io::Errno::SRCH) => {}
         Err(errno) => {
             let text = errno_text(errno.raw_os_error());
-            return Err(Error::new(format!("cannot kill process {}: {text}", init.pid)));
+            return Err(Error::new(format!("cannot kill process {}: {text}", process.pid)));
         }
     }
     let patience = Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
     match poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&patience)) {
-        Ok(0) => Err(Error::new(format!("cannot end {}: process {} will not die", record.id, init.pid))
+        Ok(0) => Err(Error::new(format!("cannot end {}: process {} will not die", record.id, process.pid))
             .likely("it waits inside the kernel for a device or a file server")
-            .hint(format!("cat /proc/{}/stack", init.pid))),
+            .hint(format!("cat /proc/{}/stack", process.pid))),
         _ => Ok(()),
     }
 }
@@ -98,14 +104,15 @@ fn run_poststop(record: &Record) {
     }
 }
 
-/// Removes what killed tools have left: of pipelines, and containers whose making was cut short.
+/// Removes what killed tools have left: of pipelines, and containers whose maker or supervisor is gone.
 pub fn prune(runtime: &Runtime) -> Result<(), Error> {
     stage::prune(TOOL, |id| delete(runtime, id.as_str(), true))?;
     for record in Record::all(&runtime.root)? {
-        if record.init.is_none() && record.status() == Status::Stopped {
+        let is_left = record.status() == Status::Stopped && !record.creator.is_alive();
+        if is_left && (record.supervised || record.init.is_none()) {
             remove(&record)?;
-            eprintln!("{TOOL}: removed {}, whose making was cut short", record.id);
+            eprintln!("{TOOL}: removed {}, whose owner is gone", record.id);
         }
     }
-    Ok(())
+    sweep(&runtime.root, None)
 }

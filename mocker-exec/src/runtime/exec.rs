@@ -30,7 +30,7 @@ use crate::runtime::create::write_pid_file;
 use crate::runtime::record::{Record, Status};
 use crate::supervise::{Running, Terminals, catch_signals};
 use crate::terminal::{self, UserTerminal};
-use crate::{cgroup, identity, namespaces, program};
+use crate::{cgroup, identity, namespaces, program, scheduling, seccomp};
 
 /// Runs a process in a container. Returns its exit status; detached, 0 as soon as it runs.
 pub fn exec(runtime: &Runtime, args: &ExecArgs) -> Result<u8, Error> {
@@ -60,7 +60,7 @@ impl Process {
     fn read(record: &Record, args: &ExecArgs) -> Result<Process, Error> {
         let mut document = record.document()?;
         let process = match &args.process {
-            Some(path) => read_process(path)?,
+            Some(path) => with_defaults(read_process(path)?, &document),
             None => process_of_flags(&document, args)?,
         };
         document.set("/process", process);
@@ -92,6 +92,9 @@ impl Process {
         if let (Some(console), Some(master)) = (self.console.take(), &master) {
             console.send(master.as_fd(), "/dev/ptmx")?;
         }
+        if let Some(socket) = &args.pidfd_socket {
+            console::connect_to(socket)?.send(running.pidfd.as_fd(), "pidfd")?;
+        }
         if let Some(path) = &args.pid_file {
             write_pid_file(path, running.pid)?;
         }
@@ -119,6 +122,9 @@ impl Process {
             step(JoinAll { process: first.as_fd(), kinds: CloneFlags::CLONE_NEWPID, pid: init.pid })
                 .because("a pid namespace takes in children only: the child that is made next is born inside")?;
         }
+        if let Some(affinity) = &self.plan.process.exec_cpu_affinity {
+            affinity.before_group()?;
+        }
         let (outside, inside) = Channel::pair()?;
         let made = step(Clone3 { namespaces: CloneFlags::empty() })
             .because("the tool stays outside and waits; its child goes into the container and becomes the program")?;
@@ -130,7 +136,7 @@ impl Process {
             Cloned::Parent { pid, pidfd } => Running { pid, pidfd },
         };
         drop(inside);
-        match follow(&running, &groups, &outside) {
+        match self.follow(record, &running, &groups, &outside) {
             Ok(master) => Ok((running, master)),
             Err(error) => {
                 running.kill();
@@ -159,7 +165,11 @@ impl Process {
         init::stay_bound_to_parent()?;
         rustix::process::umask(rustix::fs::Mode::empty());
         init::wait_for_go(channel)?;
-        identity::prepare(&self.plan)?;
+        match &self.plan.process.exec_cpu_affinity {
+            Some(affinity) => affinity.in_group(0)?,
+            None => scheduling::reset_affinity(0)?,
+        }
+        let labels = identity::prepare(&self.plan)?;
         let others = kinds.difference(CloneFlags::CLONE_NEWPID);
         if !others.is_empty() {
             step(JoinAll { process: first, kinds: others, pid })
@@ -168,25 +178,36 @@ impl Process {
         let slave = self.plan.process.terminal.then(|| terminal::make_for_exec(&self.plan, channel)).transpose()?;
         init::enter_existing_directory(&self.plan.process.cwd)?;
         let process = with_home(&self.plan.process)?;
-        init::become_user(&self.plan, &self.prepared, channel, slave)?;
+        init::become_user(&self.plan, &self.prepared, &labels, channel, slave)?;
         if self.plan.detached {
             init::outlive_parent()?;
         }
         program::execute(&process)
     }
-}
 
-/// Follows the process into the container until its program runs. Returns the master of its terminal, if it has one.
-fn follow(running: &Running, groups: &cgroup::Groups, channel: &Channel) -> Result<Option<OwnedFd>, Error> {
-    groups.enter(running.pid)?;
-    channel.go()?;
-    let mut master = None;
-    loop {
-        match channel.receive()? {
-            Message::Terminal(descriptor) => master = Some(descriptor),
-            Message::Failed(error) => return Err(*error),
-            Message::Closed => return Ok(master),
-            _ => {}
+    /// Follows the process into the container until its program runs. Returns the master of its terminal, if it has one.
+    fn follow(
+        &self,
+        record: &Record,
+        running: &Running,
+        groups: &cgroup::Groups,
+        channel: &Channel,
+    ) -> Result<Option<OwnedFd>, Error> {
+        groups.enter(running.pid)?;
+        channel.go()?;
+        let mut master = None;
+        loop {
+            match channel.receive()? {
+                Message::Terminal(descriptor) => master = Some(descriptor),
+                Message::Listener(descriptor) => {
+                    let state = record.state(Status::Running);
+                    seccomp::listener::hand_over(self.prepared.filter.as_ref(), descriptor, running.pid, &state)?;
+                    channel.go()?;
+                }
+                Message::Failed(error) => return Err(*error),
+                Message::Closed => return Ok(master),
+                _ => {}
+            }
         }
     }
 }
@@ -207,6 +228,32 @@ fn read_process(path: &Path) -> Result<Value, Error> {
     let bytes = std::fs::read(path).map_err(failed("read process", path.display()))?;
     serde_json::from_slice(&bytes)
         .map_err(|cause| Error::new(format!("cannot read process {}: {cause}", path.display())))
+}
+
+/// What confines the container's own process confines one that says nothing of it, as in runc.
+fn with_defaults(mut process: Value, document: &Document) -> Value {
+    let keys = [
+        "capabilities",
+        "rlimits",
+        "oomScoreAdj",
+        "scheduler",
+        "ioPriority",
+        "execCPUAffinity",
+        "apparmorProfile",
+        "selinuxLabel",
+    ];
+    for key in keys {
+        let says_nothing = match process.get(key) {
+            None | Some(Value::Null) => true,
+            Some(Value::String(text)) => text.is_empty(),
+            Some(Value::Array(list)) => list.is_empty(),
+            Some(_) => false,
+        };
+        if let Some(own) = document.get(&format!("/process/{key}")).filter(|_| says_nothing && process.is_object()) {
+            process[key] = own.clone();
+        }
+    }
+    process
 }
 
 /// The container's own process with what the flags change.

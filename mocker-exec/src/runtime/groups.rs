@@ -73,6 +73,11 @@ impl Asked {
 
 /// The group of a container that is there.
 pub fn find(cgroup: &Cgroup) -> Result<Group, Error> {
+    if cgroup.directories.is_empty() {
+        return Err(Error::new("cannot find the container's group: it has none")
+            .why("freezing, counting and killing all its processes is done by their group")
+            .hint("… | mocker-cgroup | mocker-exec"));
+    }
     let name: ContainerId = cgroup.path.file_name().and_then(|name| name.to_str()).unwrap_or("").parse()?;
     Group::new(Hierarchies::detect()?, cgroup.path.parent().unwrap_or(Path::new("/")), &name)
 }

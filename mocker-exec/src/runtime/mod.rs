@@ -8,6 +8,7 @@ pub mod console;
 pub mod create;
 pub mod delete;
 pub mod exec;
+pub mod features;
 pub mod groups;
 pub mod list;
 pub mod log;
@@ -82,7 +83,7 @@ impl Runtime {
             Command::Resume { id } => self.resume(id),
             Command::Update(args) => update::update(self, args),
             Command::Events { .. } => Err(Error::new("cannot tell events yet")),
-            Command::Features => Err(Error::new("cannot tell features yet")),
+            Command::Features => features::print(),
             Command::Spec { bundle, rootless } => spec::spec(bundle.as_deref(), *rootless),
             Command::Prune => delete::prune(self),
         };

@@ -18,6 +18,7 @@ use mocker_common::clock;
 use mocker_common::document::{ContainerId, Document};
 use mocker_common::error::{Error, failed};
 use mocker_common::state::{Directories, Process, ensure_private_dir};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -41,6 +42,8 @@ pub struct Record {
     pub annotations: Option<Value>,
     /// who makes it, until there is a first process
     pub creator: Process,
+    /// whether the creator stays, and deletes it at its end
+    pub supervised: bool,
     /// the container's first process
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init: Option<Process>,
@@ -90,15 +93,6 @@ impl Record {
         let id = &plan.id;
         let bundle = fs::canonicalize(bundle).map_err(failed("find bundle", bundle.display()))?;
         let rootfs = container::rootfs_of(plan);
-        ensure_private_dir(root)?;
-        let directory = root.join(id.as_str());
-        match fs::DirBuilder::new().mode(0o711).create(&directory) {
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                return Err(Error::new(format!("cannot make container {id}: container with given ID already exists"))
-                    .hint(format!("mocker-exec list; mocker-exec delete {id}")));
-            }
-            other => other.map_err(failed("make directory", directory.display()))?,
-        }
         let record = Record {
             oci_version: document.text("/ociVersion").unwrap_or("1.0.2").to_string(),
             id: id.to_string(),
@@ -108,20 +102,35 @@ impl Record {
             owner: rustix::process::geteuid().as_raw(),
             annotations: document.get("/annotations").cloned(),
             creator: Process::this()?,
+            supervised: !plan.detached,
             init: None,
             cgroup: plan.cgroup.clone(),
             made_groups,
-            directory,
+            directory: root.join(format!(".{id}.{}.new", std::process::id())),
         };
-        let config = record.directory.join("config.json");
-        let written = record
-            .write()
-            .and_then(|()| fs::write(&config, document.to_bytes()).map_err(failed("write", config.display())));
-        if let Err(error) = written {
-            record.forget().unwrap_or_default();
-            return Err(error);
+        ensure_private_dir(root)?;
+        let taken = record.take_id(root, document);
+        if taken.is_err() {
+            forget(&record.directory)?;
         }
-        Ok(record)
+        taken
+    }
+
+    /// The directory is filled under another name first: a container that can be found has its record.
+    fn take_id(&self, root: &Path, document: &Document) -> Result<Record, Error> {
+        let new = &self.directory;
+        fs::DirBuilder::new().mode(0o711).create(new).map_err(failed("make directory", new.display()))?;
+        self.write()?;
+        fs::write(new.join("config.json"), document.to_bytes()).map_err(failed("write", new.display()))?;
+        let place = root.join(&self.id);
+        match renameat_with(CWD, new, CWD, &place, RenameFlags::NOREPLACE) {
+            Ok(()) => Ok(Record { directory: place, ..self.clone() }),
+            Err(rustix::io::Errno::EXIST) => {
+                Err(Error::new(format!("cannot make container {}: container with given ID already exists", self.id))
+                    .hint(format!("mocker-exec list; mocker-exec delete {}", self.id)))
+            }
+            Err(errno) => Err(failed("make directory", place.display())(errno.into())),
+        }
     }
 
     /// Writes it, complete or not at all. Nothing is synced: after a reboot there is no container.
@@ -161,6 +170,7 @@ impl Record {
             other => other.map_err(failed("read directory", root.display()))?,
         };
         let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+        paths.retain(|path| !is_hidden(path)); // half made or half removed
         paths.sort();
         let records = paths.iter().map(|path| Record::read(path));
         records.filter_map(Result::transpose).collect()
@@ -204,14 +214,40 @@ impl Record {
         state
     }
 
-    /// Gives the id back.
+    /// Gives the id back. Under another name first: what can be found has its record to the last.
     pub fn forget(&self) -> Result<(), Error> {
-        forget(&self.directory)
+        let gone = self.directory.with_file_name(format!(".{}.{}.gone", self.id, std::process::id()));
+        match fs::rename(&self.directory, &gone) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(failed("remove", self.directory.display())(error)),
+            Ok(()) => forget(&gone),
+        }
     }
 }
 
-/// Removes a container's directory in the state root. Succeeds if it is gone.
-pub fn forget(directory: &Path) -> Result<(), Error> {
+fn is_hidden(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
+}
+
+/// Removes the directories that killed tools have left half made or half removed: of one id, or of all.
+pub fn sweep(root: &Path, id: Option<&str>) -> Result<(), Error> {
+    for entry in fs::read_dir(root).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        // .ID.PID.new, .ID.PID.gone
+        let mut parts = name.rsplitn(3, '.').skip(1);
+        let (pid, owner) = (parts.next().and_then(|pid| pid.parse().ok()), parts.next());
+        let is_left = pid.is_some_and(|pid| Process::of(pid).is_none());
+        let is_asked =
+            owner.and_then(|owner| owner.strip_prefix('.')).is_some_and(|owner| id.is_none_or(|id| id == owner));
+        if is_left && is_asked {
+            forget(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes a directory. Succeeds if it is gone.
+fn forget(directory: &Path) -> Result<(), Error> {
     match fs::remove_dir_all(directory) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(failed("remove", directory.display())(error)),
         _ => Ok(()),

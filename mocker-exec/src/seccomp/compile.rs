@@ -9,7 +9,7 @@ use super::Program;
 use super::bpf::{
     ARCHITECTURE, ARGUMENTS, Assembler, IF_EQUAL, IF_GREATER, IF_GREATER_OR_EQUAL, LONGEST, NUMBER, Target,
 };
-use super::profile::{Condition, Seccomp, Test, answer, unknown};
+use super::profile::{ARCHITECTURES, Condition, Seccomp, Test, answer, unknown};
 use super::table::{ARM_PRIVATE, Architecture, Call, X32_BIT, find};
 
 /// A rule whose answer differs from the default.
@@ -51,15 +51,17 @@ pub fn compile(profile: &Seccomp<'_>, native: Architecture) -> Result<Program, E
         return Err(Error::new(format!("cannot use the seccomp profile: its filter has {length} instructions"))
             .likely(format!("it has very many conditions on arguments; the kernel takes {LONGEST} instructions")));
     }
-    Ok(Program { instructions, flags: profile.flag_bits()?, unknown_names })
+    let listener = profile.listener()?;
+    Ok(Program { instructions, flags: profile.flag_bits(listener.is_some())?, unknown_names, listener })
 }
 
 /// The machine's own architecture, always first, and those the profile adds. Others never run here.
 fn architectures(profile: &Seccomp<'_>, native: Architecture) -> Result<Vec<Architecture>, Error> {
-    if let Some(odd) = profile.architectures.iter().find(|name| !name.starts_with("SCMP_ARCH_")) {
-        return Err(unknown("architecture", odd, "SCMP_ARCH_X86_64, SCMP_ARCH_X86, SCMP_ARCH_AARCH64, …"));
+    let listed: &[&str] = profile.architectures.as_deref().unwrap_or_default();
+    if let Some(odd) = listed.iter().find(|name| !ARCHITECTURES.contains(name)) {
+        return Err(unknown("architecture", odd, &ARCHITECTURES.join(", ")));
     }
-    let listed = |other: &&Architecture| profile.architectures.contains(&other.name());
+    let listed = |other: &&Architecture| listed.contains(&other.name());
     Ok(std::iter::once(native).chain(native.companions().iter().filter(listed).copied()).collect())
 }
 
@@ -68,7 +70,7 @@ impl Compiler {
     /// newer than this program. They keep the default.
     fn take_rules(&mut self, profile: &Seccomp<'_>) -> Result<usize, Error> {
         let mut unknown_names = 0;
-        for syscalls in &profile.syscalls {
+        for syscalls in profile.rules() {
             let (answer, alternatives) = (syscalls.answer()?, syscalls.alternatives()?);
             let rule = (Target::Return(answer) != self.default).then(|| {
                 let always = alternatives.iter().any(Vec::is_empty);

@@ -16,6 +16,7 @@ const ALLOW: u32 = 0x7fff_0000;
 const KILL: u32 = 0x8000_0000;
 const LOG: u32 = 0x7ffc_0000;
 const TRAP: u32 = 0x0003_0000;
+const NOTIFY: u32 = 0x7fc0_0000;
 const EPERM: u32 = 0x0005_0001;
 const ENOSYS: u32 = 0x0005_0026;
 const X86_64: u32 = 0xc000_003e;
@@ -102,7 +103,8 @@ fn meaning(action: &Value, errno: &Value) -> u32 {
         "SCMP_ACT_LOG" => LOG,
         "SCMP_ACT_TRAP" => TRAP,
         "SCMP_ACT_TRACE" => 0x7ff0_0000 | errno,
-        "SCMP_ACT_KILL_THREAD" => 0,
+        "SCMP_ACT_KILL" | "SCMP_ACT_KILL_THREAD" => 0,
+        "SCMP_ACT_NOTIFY" => NOTIFY,
         "SCMP_ACT_KILL_PROCESS" => KILL,
         _ => 0x0005_0000 | errno,
     }
@@ -265,7 +267,7 @@ fn a_profile_that_cannot_be_kept_is_refused() {
     assert!(with("/defaultAction", json!("SCMP_ACT_ERRNO")).is_ok());
     for (key, value) in [
         ("/defaultAction", json!("SCMP_ACT_MAYBE")),
-        ("/syscalls/0/action", json!("SCMP_ACT_NOTIFY")),
+        ("/syscalls/0/action", json!("SCMP_ACT_MAYBE")),
         ("/syscalls/0/args/0/index", json!(6)),
         ("/syscalls/0/args/0/op", json!("<")),
         ("/syscalls/0", json!({ "names": ["read"], "action": "SCMP_ACT_ALLOW", "errnoRet": 1 })),
@@ -334,7 +336,72 @@ fn any_action() -> impl Strategy<Value = Value> {
         Just(json!({ "action": "SCMP_ACT_TRAP" })),
         (1..4u32).prop_map(|errno| json!({ "action": "SCMP_ACT_ERRNO", "errnoRet": errno })),
         (1..4u32).prop_map(|data| json!({ "action": "SCMP_ACT_TRACE", "errnoRet": data })),
+        Just(json!({ "action": "SCMP_ACT_KILL" })),
     ]
+}
+
+#[test]
+fn a_decision_left_open_needs_somebody_who_makes_it() {
+    let notify = |names: &[&str], path: &str| {
+        json!({
+            "defaultAction": "SCMP_ACT_ALLOW", "listenerPath": path, "listenerMetadata": "m",
+            "syscalls": [{ "names": names, "action": "SCMP_ACT_NOTIFY" }],
+        })
+    };
+    let good = from_document(&notify(&["mkdir"], "/agent.sock")).unwrap();
+    assert_eq!(good.listener, Some(Listener { path: "/agent.sock".into(), metadata: "m".into() }));
+    assert_eq!(answer(&notify(&["mkdir"], "/agent.sock"), 83, 0), NOTIFY);
+
+    let without = |key: &str, profile: Value| {
+        let mut profile = profile;
+        profile.as_object_mut().unwrap().remove(key);
+        profile
+    };
+    let mut default = notify(&["mkdir"], "/agent.sock");
+    default["defaultAction"] = "SCMP_ACT_NOTIFY".into();
+    for (profile, part) in [
+        (notify(&["mkdir", "write"], "/agent.sock"), "SCMP_ACT_NOTIFY cannot be used for the write syscall"),
+        (default, "SCMP_ACT_NOTIFY cannot be used as default action"),
+        (notify(&["mkdir"], "@abstract"), "not an absolute path"),
+        (notify(&["mkdir"], ""), "listenerMetadata is set"),
+        (without("listenerMetadata", notify(&["mkdir"], "")), "listenerPath is not set"),
+        (without("listenerPath", notify(&[], "")), "listenerMetadata is set"),
+    ] {
+        let error = from_document(&profile).unwrap_err();
+        assert!(error.what.contains(part), "{profile}: {error}");
+    }
+    let unused = json!({ "defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/agent.sock", "listenerMetadata": "m" });
+    assert_eq!(from_document(&unused).unwrap().listener, None, "a listener that nothing is left to is ignored");
+}
+
+#[test]
+fn flags_are_the_kernels_and_each_is_known_to_it() {
+    const SPEC_ALLOW: u32 = libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW as u32;
+    const WAIT: u32 = libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV as u32;
+    let flags = |flags: Value, action: &str| {
+        let rule = json!({ "names": ["mkdir"], "action": action });
+        let profile = json!({
+            "defaultAction": "SCMP_ACT_ALLOW", "flags": flags, "syscalls": [rule], "listenerPath": "/agent.sock",
+            "architectures": null,
+        });
+        from_document(&profile).unwrap().flags
+    };
+    for (names, expected) in [
+        (Value::Null, SPEC_ALLOW),
+        (json!([]), 0),
+        (json!(["SECCOMP_FILTER_FLAG_TSYNC"]), 0),
+        (json!(["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW"]), 6),
+        (json!(["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]), 0),
+    ] {
+        assert_eq!(flags(names.clone(), "SCMP_ACT_ERRNO"), expected, "{names}");
+    }
+    assert_eq!(flags(json!(["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]), "SCMP_ACT_NOTIFY"), WAIT);
+    for (name, bit) in profile::FLAGS {
+        // A way of waiting for a listener is taken only together with one.
+        let beside = if bit == WAIT { libc::SECCOMP_FILTER_FLAG_NEW_LISTENER as u32 } else { 0 };
+        assert!(kernel_takes(bit | beside), "{name}");
+    }
+    assert!(!kernel_takes(1 << 30));
 }
 
 fn any_number() -> impl Strategy<Value = u64> {
@@ -465,13 +532,22 @@ fn seccomp_figures() {
         });
         times.min().unwrap_or_default()
     };
+    let text = serde_json::to_string(&profile).unwrap();
     let program = from_document(&profile).unwrap();
+    let parse = least(&mut || drop(serde_json::from_str::<Value>(&text)));
     let compile = least(&mut || drop(from_document(&profile)));
     let steps = run(&program.instructions, X86_64, 0, [0; 6]).1;
+    println!("{} bytes of JSON, parsed in {parse:?}", text.len());
     println!(
         "{} instructions, read and compiled in {compile:?}, read(2) judged in {steps}",
         program.instructions.len()
     );
+    // What a cache would cost at least: the profile as text again, for its hash, and a file that is opened and read.
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), vec![0; program.instructions.len() * 8]).unwrap();
+    let again = least(&mut || drop(serde_json::to_vec(&profile)));
+    let read = least(&mut || drop(std::fs::read(file.path())));
+    println!("a cache: {again:?} for the text that is hashed, {read:?} to read the file");
     let status = confined(|| {
         let program = from_document(&default_profile(&CAPABILITIES)).unwrap();
         let begin = std::time::Instant::now();
