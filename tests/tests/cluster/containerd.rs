@@ -22,7 +22,7 @@ impl Containerd {
         let registry = node.lab.registry();
         node.write("/etc/containerd/config.toml", &(guide::file("/etc/containerd/config.toml") + NODE_IN_A_LAB));
         node.write("/etc/cni/net.d/10-pods.conflist", POD_NETWORK);
-        node.start("containerd", "", "ctr version");
+        start(&mut node);
         node.sh(&format!(
             "set -e
             cp -r {}/busybox pause
@@ -35,6 +35,12 @@ impl Containerd {
         Containerd { node, registry }
     }
 
+    /// Ends containerd and starts it again, as an update of its settings does. Nothing else is touched.
+    pub fn restart(&mut self) {
+        self.node.stop();
+        start(&mut self.node);
+    }
+
     /// The socket that kubelet is told of (`--container-runtime-endpoint`), as it is seen from outside the lab.
     pub fn socket(&self) -> PathBuf {
         self.node.lab.outside("/run/containerd/containerd.sock")
@@ -42,8 +48,12 @@ impl Containerd {
 
     /// The name of an image, pulled by containerd like any other.
     pub fn image(&self, name: &str) -> String {
-        self.registry.reference(name)
+        format!("{}:latest", self.registry.reference(name))
     }
+}
+
+fn start(node: &mut Node) {
+    node.start("containerd", "", "ctr version");
 }
 
 /// containerd asks for an oom score below its own for a sandbox. Where the tests run without CAP_SYS_RESOURCE, as in many a

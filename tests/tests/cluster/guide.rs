@@ -58,7 +58,10 @@ fn every_block_is_used_or_says_why_not() {
 pub fn run_blocks(node: &Node, daemon: &str) -> String {
     let scripts = blocks(&text(), &format!("run on: {daemon}"));
     assert!(!scripts.is_empty(), "docs/cluster.md has commands for {daemon}");
-    scripts.iter().map(|script| node.sh(&format!("set -e\n{script}")).succeeds().stdout).collect()
+    scripts
+        .iter()
+        .map(|script| node.sh(&format!("set -e\nPATH=/usr/local/bin:$PATH\n{script}")).succeeds().stdout)
+        .collect()
 }
 
 #[test]

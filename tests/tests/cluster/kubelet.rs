@@ -6,7 +6,6 @@
 
 use crate::containerd::Containerd;
 use crate::grpc::{Channel, Refusal};
-use crate::guide;
 use crate::messages::*;
 
 pub struct Kubelet<'a> {
@@ -17,6 +16,8 @@ pub struct Kubelet<'a> {
 /// A pod as its owner writes it: what is in pod.yaml, as far as the tests care.
 pub struct Pod {
     pub name: &'static str,
+    /// of the class that the pod names
+    pub handler: String,
     pub namespaces: NamespaceOption,
     pub sysctls: Vec<(&'static str, &'static str)>,
 }
@@ -28,8 +29,11 @@ pub struct Sandbox {
 }
 
 impl Kubelet<'_> {
+    /// Connects, and asks for the version until it is told: a server that has just started is not ready for more.
     pub fn new(host: &Containerd) -> Kubelet<'_> {
-        Kubelet { host, channel: Channel::connect(&host.socket()) }
+        let kubelet = Kubelet { host, channel: Channel::connect(&host.socket()) };
+        host.node.until("the runtime service is ready", || kubelet.version().is_ok());
+        kubelet
     }
 
     fn runtime<A: prost::Message + Default>(&self, method: &str, question: &impl prost::Message) -> Result<A, Refusal> {
@@ -40,8 +44,8 @@ impl Kubelet<'_> {
         self.channel.call(&format!("runtime.v1.ImageService/{method}"), question)
     }
 
-    pub fn version(&self) -> VersionResponse {
-        self.runtime("Version", &VersionRequest { version: "v1".into() }).expect("Version")
+    pub fn version(&self) -> Result<VersionResponse, Refusal> {
+        self.runtime("Version", &VersionRequest { version: "v1".into() })
     }
 
     /// RuntimeReady and NetworkReady: without both the node is NotReady.
@@ -60,15 +64,14 @@ impl Kubelet<'_> {
         }
     }
 
-    /// Starts a pod without containers.
+    /// Starts a pod without containers, with the handler that its class names.
     pub fn run_sandbox(&self, pod: &Pod) -> Result<Sandbox, Refusal> {
         let config = self.sandbox_config(pod);
         self.host
             .node
             .sh(&format!("{}\nmkdir -p {}", make_group(&parent_group(pod.name)), config.log_directory))
             .succeeds();
-        let handler = guide::yaml_value(&guide::file("runtimeclass.yaml"), "handler").expect("a handler");
-        let request = RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: handler };
+        let request = RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: pod.handler.clone() };
         let answer: PodSandboxId = self.runtime("RunPodSandbox", &request)?;
         Ok(Sandbox { id: answer.pod_sandbox_id, config })
     }
@@ -82,7 +85,7 @@ impl Kubelet<'_> {
                 namespace: "default".into(),
             }),
             hostname: if on_node { String::new() } else { pod.name.into() },
-            log_directory: format!("/var/log/pods/default_{0}_uid-{0}", pod.name).replace("/var/log", LOGS),
+            log_directory: format!("{LOGS}/pods/default_{0}_uid-{0}", pod.name),
             dns_config: Some(DnsConfig {
                 servers: vec!["10.96.0.10".into()],
                 searches: vec!["default.svc.cluster.local".into()],

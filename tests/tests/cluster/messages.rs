@@ -230,6 +230,8 @@ pub struct ContainerConfig {
     pub mounts: Vec<Mount>,
     #[prost(string, tag = "11")]
     pub log_path: String,
+    #[prost(bool, tag = "14")]
+    pub tty: bool,
     #[prost(message, optional, tag = "15")]
     pub linux: Option<LinuxContainerConfig>,
 }

@@ -125,7 +125,7 @@ impl Node {
 /// runtime may remove those: they are not its own.
 fn is_the_engines(line: &str) -> bool {
     line.starts_with("/sys/fs/cgroup/")
-        && ["/docker", "/kubepods", "/kubepods/burstable"].iter().any(|group| line.ends_with(group))
+        && ["/default", "/docker", "/kubepods", "/kubepods/burstable"].iter().any(|group| line.ends_with(group))
         || line.starts_with("/run/docker/netns/")
 }
 
