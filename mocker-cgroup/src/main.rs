@@ -15,7 +15,7 @@ use clap::Parser;
 use mocker_common::document::Document;
 use mocker_common::error::Error;
 use mocker_common::undo::Undo;
-use mocker_common::{explain, stage};
+use mocker_common::{explain, rootless, stage};
 
 use args::{Args, Command};
 use mocker_common::cgroup::devices;
@@ -28,6 +28,9 @@ const TOOL: &str = "mocker-cgroup";
 fn main() -> ExitCode {
     let args = Args::parse();
     explain::begin(args.stage.explain.explain, "cgroup");
+    if let Err(error) = rootless::enter() {
+        return stage::conclude(TOOL, Err(error));
+    }
     let result = match &args.command {
         None => stage::run(TOOL, &args.stage, |document, undo| recipe(document, &args, undo)),
         Some(Command::Delete { ids }) => life::delete_all(ids),
@@ -50,6 +53,14 @@ fn recipe(document: &mut Document, args: &Args, undo: &mut Undo) -> Result<(), E
     // A v1 cpuset is made only where one was asked for: it holds nothing, and a new one takes no process.
     let cpuset = settings.iter().any(|setting| setting.controller == "cpuset");
     hierarchies.all.retain(|one| cpuset || one.unified || one.controllers != ["cpuset"]);
+    if rootless::in_user_namespace() && settings.is_empty() {
+        // An ordinary user has no group to make one in, and none is needed: nothing is limited.
+        document.set(
+            "/mocker/cgroup",
+            serde_json::json!({ "directories": [], "none": "without root, and no limit asked for" }),
+        );
+        return Ok(());
+    }
     let group = Group::new(hierarchies, Path::new(&args.parent), &id)?;
 
     life::create(&group, &id, &settings, undo)?;

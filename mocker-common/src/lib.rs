@@ -5,6 +5,7 @@
 //! - the lesson: [`step`] (a call, its arguments, its reason), [`explain`] (the narrative), [`error`]
 //! - images: [`reference`], [`digest`], [`store`], [`publish`] (how things appear in it), [`unpack`] (a layer's tar
 //!   becomes a directory), [`image`] (from store to document), [`overlay`] (its layers as one tree), [`passwd`]
+//! - without root: [`rootless`]
 //! - what is allowed by default: [`defaults`], [`seccomp_profile`]
 //! - limits: [`cgroup`]
 //! - small things: [`lock`], [`units`]
@@ -24,6 +25,7 @@ pub mod overlay;
 pub mod passwd;
 pub mod publish;
 pub mod reference;
+pub mod rootless;
 pub mod seccomp_profile;
 pub mod stage;
 pub mod state;

@@ -15,6 +15,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount as sys;
 
 use crate::error::{Error, failed};
+use crate::rootless::in_user_namespace;
 use crate::step::{Cause, Diagnosis, Explained, KernelCall, diagnosis, step};
 
 /// The kernel stacks no more lower directories than this (OVL_MAX_STACK).
@@ -185,12 +186,6 @@ fn mount_by_options(lower: &[PathBuf], upper: &Path, work: &Path) -> Result<Owne
     });
     fs::remove_dir(&target).unwrap_or_default(); // it goes with the container's directory otherwise
     detached
-}
-
-/// Whether root here is not the machine's root (user_namespaces(7)).
-fn in_user_namespace() -> bool {
-    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    map.split_ascii_whitespace().collect::<Vec<_>>() != ["0", "0", "4294967295"] && !map.is_empty()
 }
 
 /// fsopen: a file system to be.

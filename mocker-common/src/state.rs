@@ -39,7 +39,11 @@ impl Directories {
             (Some(run), _, _) => run,
             (None, Some(root), _) => root.join("run"),
             (None, None, true) => "/run/mocker".into(),
-            (None, None, false) => variable("XDG_RUNTIME_DIR").unwrap_or_else(std::env::temp_dir).join("mocker"),
+            (None, None, false) => match variable("XDG_RUNTIME_DIR") {
+                Some(own) => own.join("mocker"),
+                // A directory that all write to: each user needs a name of his own there.
+                None => std::env::temp_dir().join(format!("mocker-{}", rustix::process::geteuid().as_raw())),
+            },
         };
         let root = match (asked, superuser) {
             (Some(root), _) => root,

@@ -2,6 +2,7 @@
 //!
 //! The runtime's flags are runc's, since engines (podman, buildah, containerd, docker) call every runtime with those.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
@@ -272,6 +273,12 @@ pub enum Command {
     },
     /// Remove what killed tools have left
     Prune,
+    /// Run a command in the user namespace that an ordinary user's containers live in, as root of it
+    Unshare {
+        /// Command and arguments [default: $SHELL]
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+        command: Vec<OsString>,
+    },
 }
 
 impl Command {

@@ -145,7 +145,7 @@ pub fn available() -> Result<u64, Error> {
 }
 
 /// The bounding set of this process. Capabilities the kernel does not know are not in it.
-fn bounding() -> u64 {
+pub fn bounding() -> u64 {
     // SAFETY: takes numbers only. −1 (EINVAL): above the last capability of this kernel.
     let held = |number: &u32| unsafe { libc::prctl(libc::PR_CAPBSET_READ, *number, 0, 0, 0) } == 1;
     (0..64).filter(held).fold(0, |set, number| set | 1 << number)

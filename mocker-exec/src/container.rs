@@ -18,7 +18,7 @@ use crate::runtime::record::{Record, state_root};
 use crate::runtime::start::StartLine;
 use crate::supervise::{self, Running, Terminals};
 use crate::terminal::UserTerminal;
-use crate::{TOOL, cgroup, etc, identity, namespaces, netdev, rootfs, seccomp};
+use crate::{TOOL, cgroup, etc, identity, namespaces, netdev, rootfs, seccomp, userns};
 
 /// How the tool was called, where that is not in the document.
 pub struct Settings<'a> {
@@ -88,7 +88,10 @@ pub fn undo_hook(id: &ContainerId) -> Result<Hook, Error> {
 pub fn prepare(plan: &Plan, pass_stdin: bool) -> Result<Prepared, Error> {
     identity::check(plan)?;
     let (mut capabilities, unknown) = Sets::from_document(&plan.capabilities)?;
-    let missing = capabilities.limit_to(crate::capabilities::available()?);
+    // In a user namespace of its own a process has them all, whatever the caller has.
+    let owns = plan.has_namespace("user");
+    let missing =
+        capabilities.limit_to(if owns { crate::capabilities::bounding() } else { crate::capabilities::available()? });
     // Unknown or ungrantable capabilities are a warning, not an error (runtime-spec config.md, Linux Process). An engine
     // takes every line for an error: it is told nothing.
     for name in unknown.iter().chain(&missing).filter(|_| !plan.is_of_engine) {
@@ -135,7 +138,8 @@ pub fn make(
 
     // A process that has ended already has no start time; its failure comes through the channel.
     record.init = Process::of(running.pid);
-    match record.write().and_then(|()| follow(plan, prepared, &running, &groups, &outside)) {
+    let mapped = record.write().and_then(|()| userns::map(plan, running.pid, &outside));
+    match mapped.and_then(|()| follow(plan, prepared, &running, &groups, &outside)) {
         Ok(master) => Ok(Made { running, master }),
         Err(error) => {
             running.kill();

@@ -9,6 +9,7 @@ use rustix::fs::FileType;
 
 use crate::calls::files::{MakeLink, MakeNode};
 use crate::calls::mounts::{Bind, Target};
+use crate::host_devices;
 use crate::plan::{Device, Plan};
 use crate::rootfs::Rootfs;
 
@@ -40,6 +41,10 @@ pub fn make(plan: &Plan, rootfs: &Rootfs) -> Result<(), Error> {
             mode: 0o666,
             owner: (0, 0),
         };
+        if host_devices::needed(plan) {
+            host_devices::bind(&format!("/dev/{name}"), &node, rootfs)?;
+            continue;
+        }
         step(node)
             .because("programs fail without it, and the image cannot bring it: its files are unpacked, not trusted")?;
     }
@@ -48,10 +53,10 @@ pub fn make(plan: &Plan, rootfs: &Rootfs) -> Result<(), Error> {
             "shells and programs open these names; each leads to the process's own descriptors or terminals",
         )?;
     }
-    plan.devices.iter().try_for_each(|device| make_asked(device, rootfs))
+    plan.devices.iter().try_for_each(|device| make_asked(device, plan, rootfs))
 }
 
-fn make_asked(device: &Device, rootfs: &Rootfs) -> Result<(), Error> {
+fn make_asked(device: &Device, plan: &Plan, rootfs: &Rootfs) -> Result<(), Error> {
     let kind = match device.kind.as_str() {
         "c" | "u" => FileType::CharacterDevice,
         "b" => FileType::BlockDevice,
@@ -69,6 +74,9 @@ fn make_asked(device: &Device, rootfs: &Rootfs) -> Result<(), Error> {
         mode: device.file_mode.unwrap_or(0o666) & 0o7777,
         owner: (device.uid, device.gid),
     };
+    if kind != FileType::Fifo && host_devices::needed(plan) {
+        return host_devices::bind(&device.path, &node, rootfs);
+    }
     step(node).because("the document gives the container this device")
 }
 

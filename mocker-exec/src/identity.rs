@@ -4,6 +4,7 @@
 use std::os::fd::AsFd;
 
 use mocker_common::error::{Error, failed};
+use mocker_common::rootless;
 use mocker_common::step::step;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
@@ -12,7 +13,7 @@ use crate::calls::process::{NewKeyring, Prctl, SetGid, SetGroups, SetLimit, SetU
 use crate::capabilities::{self, Sets};
 use crate::channel::Channel;
 use crate::labels::Labels;
-use crate::plan::{Plan, Process};
+use crate::plan::{Plan, Process, User};
 use crate::rootfs::Rootfs;
 use crate::{labels, netdev, scheduling, seccomp};
 
@@ -82,7 +83,8 @@ pub fn prepare(plan: &Plan) -> Result<Labels, Error> {
             .because("the caller's session keyring may hold keys; the container would inherit it")?;
         labels::label_keys(&plan.process, true)?;
     }
-    if let Some(score) = plan.process.oom_score_adj {
+    // In a user namespace it has been set from outside: the right to is the host's.
+    if let Some(score) = plan.process.oom_score_adj.filter(|_| !plan.has_namespace("user")) {
         write_proc("/proc/self/oom_score_adj", &score.to_string())?;
     }
     labels::open(&plan.process)
@@ -125,14 +127,35 @@ pub struct Prepared<'a> {
     pub labels: &'a Labels,
 }
 
+/// Where a user has mapped himself alone nobody may set groups: then the one that is there anyway need not be set.
+fn set_groups(user: &User) -> Result<(), Error> {
+    let set = step(SetGroups(&user.additional_gids))
+        .because("the caller's supplementary groups would open the host's files to the container");
+    match set {
+        Err(error) if error.errno == libc::EPERM && !rootless::may_set_groups() => {
+            match user.additional_gids.iter().all(|group| *group == user.gid) {
+                true => Ok(()),
+                false => Err(Error { likely: "in a user namespace with one id there is one group".into(), ..error }),
+            }
+        }
+        other => other,
+    }
+}
+
 /// Becomes the container's user with the container's rights, and no more. Afterwards only execve is left to do.
 pub fn assume(plan: &Plan, prepared: &Prepared<'_>, channel: &Channel) -> Result<(), Error> {
     let (process, sets) = (&plan.process, prepared.capabilities);
     let filter = prepared.filter.map(|filter| seccomp::prepare(filter, channel)).transpose()?;
     let (early, late) = if process.no_new_privileges { (None, filter) } else { (filter, None) };
     for limit in &process.rlimits {
-        step(SetLimit { kind: &limit.kind, resource: limit_number(&limit.kind)?, soft: limit.soft, hard: limit.hard })
-            .because("set while still privileged: a hard limit may not be raised later")?;
+        step(SetLimit {
+            pid: 0,
+            kind: &limit.kind,
+            resource: limit_number(&limit.kind)?,
+            soft: limit.soft,
+            hard: limit.hard,
+        })
+        .because("set while still privileged: a hard limit may not be raised later")?;
     }
     set_attributes(plan, prepared.labels)?;
     if process.no_new_privileges {
@@ -147,8 +170,7 @@ pub fn assume(plan: &Plan, prepared: &Prepared<'_>, channel: &Channel) -> Result
         .because("changing from user 0 to another clears the capabilities; some are to be kept")?;
 
     let user = &process.user;
-    step(SetGroups(&user.additional_gids))
-        .because("the caller's supplementary groups would open the host's files to the container")?;
+    set_groups(user)?;
     step(SetGid(user.gid)).because("before the user: afterwards the right to change groups is gone")?;
     step(SetUid(user.uid))
         .because("the program runs as the container's user, by number; names mean nothing to the kernel")?;

@@ -21,7 +21,7 @@ use crate::namespaces::{self, Joins};
 use crate::plan::Plan;
 use crate::rootfs::{self, Rootfs};
 use crate::runtime::start::StartLine;
-use crate::{devices, identity, loopback, mounts, program, reaper, scheduling, seccomp, terminal};
+use crate::{devices, identity, loopback, mounts, program, reaper, scheduling, seccomp, terminal, timens, userns};
 
 /// What the parent prepared: everything that costs memory or may be refused is done before the fork.
 pub struct Prepared {
@@ -59,11 +59,12 @@ impl Home {
 
 fn become_container(plan: &Plan, prepared: &Prepared, home: &Home) -> Result<Infallible, Error> {
     let channel = &home.channel;
+    enter_user_and_time(plan, channel)?;
     stay_bound_to_parent()?;
     rustix::process::umask(rustix::fs::Mode::empty());
 
     // The world: what it can see.
-    namespaces::join(&prepared.joins)?;
+    namespaces::join(plan, &prepared.joins)?;
     if plan.makes_namespace("network") {
         loopback::bring_up()?;
     }
@@ -93,6 +94,20 @@ fn become_container(plan: &Plan, prepared: &Prepared, home: &Home) -> Result<Inf
     }
     run_hooks(&plan.hooks.start_container, plan, "created")?;
     program::execute(&plan.process)
+}
+
+/// Waits for the maps of its user namespace and becomes root in there; its clocks come before, while /proc/self is its own.
+fn enter_user_and_time(plan: &Plan, channel: &Channel) -> Result<(), Error> {
+    if plan.mappings.is_some() {
+        wait_for_go(channel)?;
+    }
+    if plan.makes_namespace("time") {
+        timens::enter_new(&plan.time_offsets)?;
+    }
+    match plan.has_namespace("user") {
+        true => userns::become_root().and_then(|()| userns::make_later(plan)),
+        false => Ok(()),
+    }
 }
 
 /// The container must not outlive the tool that cleans up after it.

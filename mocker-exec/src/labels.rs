@@ -13,7 +13,7 @@ use mocker_common::step::step;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
 use crate::calls::files::WriteTo;
-use crate::plan::Process;
+use crate::plan::{Mount, Process};
 
 /// What a process is to run under, and where to write it.
 #[derive(Default)]
@@ -85,6 +85,17 @@ pub fn label_keys(process: &Process, end: bool) -> Result<(), Error> {
         .because("the session keyring is the container's: with the host's label its program could not use it")
 }
 
+/// Gives the file systems that the container gets new the label that its program may use. What is the host's, and
+/// what the kernel labels by itself, stays as it is.
+pub fn label_mounts(mounts: &mut [Mount], label: Option<&str>) {
+    let Some(label) = asked(label) else { return };
+    let labelled = |mount: &&mut Mount| {
+        !["proc", "sysfs", "mqueue", "cgroup", "cgroup2", "bind"].contains(&mount.kind.as_str())
+            && !mount.options.iter().any(|option| option == "bind" || option == "rbind")
+    };
+    mounts.iter_mut().filter(labelled).for_each(|mount| mount.options.push(format!("context=\"{label}\"")));
+}
+
 impl Labels {
     /// From the next execve on.
     pub fn apply(&self) -> Result<(), Error> {
@@ -111,6 +122,18 @@ fn open_checked(path: &'static str) -> Result<OwnedFd, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn new_file_systems_get_the_label_and_shared_ones_do_not() {
+        let mount =
+            |kind: &str, option: &str| Mount { kind: kind.into(), options: vec![option.into()], ..Mount::default() };
+        let mut mounts = [mount("tmpfs", "ro"), mount("devpts", "ro"), mount("proc", "ro"), mount("", "rbind")];
+        label_mounts(&mut mounts, Some(""));
+        assert!(mounts.iter().all(|mount| mount.options.len() == 1));
+        label_mounts(&mut mounts, Some("system_u:object_r:container_file_t:s0:c1,c2"));
+        assert_eq!(mounts[0].options[1], "context=\"system_u:object_r:container_file_t:s0:c1,c2\"");
+        assert_eq!(mounts.map(|mount| mount.options.len()), [2, 2, 1, 1]);
+    }
 
     #[test]
     fn what_the_kernel_lacks_is_refused_and_an_empty_string_asks_for_nothing() {

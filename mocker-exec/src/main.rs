@@ -11,6 +11,7 @@ mod channel;
 mod container;
 mod devices;
 mod etc;
+mod host_devices;
 mod identity;
 mod init;
 mod labels;
@@ -31,6 +32,8 @@ mod scheduling;
 mod seccomp;
 mod supervise;
 mod terminal;
+mod timens;
+mod userns;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -39,7 +42,7 @@ use clap::Subcommand;
 use mocker_common::document::Document;
 use mocker_common::error::{Error, MOCKER_FAILED};
 use mocker_common::stage::{self, Input};
-use mocker_common::{explain, hooks};
+use mocker_common::{explain, hooks, rootless};
 
 use args::{Args, Command};
 use container::Settings;
@@ -58,6 +61,12 @@ fn main() -> ExitCode {
         Err(error) => return refuse(&error),
     };
     explain::begin(args.stage.explain.explain, "exec");
+    // What an engine calls is run as it is: a bundle of an ordinary user brings its own user namespace. All else needs ours.
+    if matches!(args.command, None | Some(Command::Prune | Command::Unshare { .. }))
+        && let Err(error) = rootless::enter()
+    {
+        return stage::conclude(TOOL, Err(error.status(MOCKER_FAILED)));
+    }
     if let Some(command) = &args.command {
         return runtime::main(&args.runtime, command);
     }

@@ -11,16 +11,19 @@ use mocker_common::error::{Error, failed};
 use mocker_common::step::step;
 use nix::sched::CloneFlags;
 
-use crate::calls::process::{Clone3, Cloned, Join, Unshare};
+use crate::calls::process::{Clone3, Cloned, Join, NEW_TIME, Unshare};
 use crate::plan::Plan;
+use crate::userns;
 
-const FLAGS: [(&str, CloneFlags); 6] = [
+const FLAGS: [(&str, CloneFlags); 8] = [
     ("mount", CloneFlags::CLONE_NEWNS),
     ("pid", CloneFlags::CLONE_NEWPID),
     ("uts", CloneFlags::CLONE_NEWUTS),
     ("ipc", CloneFlags::CLONE_NEWIPC),
     ("network", CloneFlags::CLONE_NEWNET),
     ("cgroup", CloneFlags::CLONE_NEWCGROUP),
+    ("user", CloneFlags::CLONE_NEWUSER),
+    ("time", NEW_TIME),
 ];
 
 /// Every kind of namespace, for `features`.
@@ -29,7 +32,7 @@ pub fn known_kinds() -> impl Iterator<Item = &'static str> {
 }
 
 /// Namespaces that exist already and are to be joined, opened while the host's paths can still be seen.
-pub struct Joins(Vec<(&'static str, CloneFlags, File, String)>);
+pub struct Joins(pub Vec<(&'static str, CloneFlags, File, String)>);
 
 /// The kinds that the container does not share with the host.
 pub fn kinds(plan: &Plan) -> CloneFlags {
@@ -52,6 +55,9 @@ pub fn open(plan: &Plan) -> Result<Joins, Error> {
                 .hint("ip netns   (mocker-net makes network namespaces; has this one been deleted?)")
         })?;
         check_is_namespace(&file, path)?;
+        if kind == "user" && userns::is_own(&file) {
+            continue; // the container shares ours
+        }
         joins.push((kind, flag, file, path.display().to_string()));
     }
     Ok(Joins(joins))
@@ -70,20 +76,27 @@ fn check_is_namespace(file: &File, path: &Path) -> Result<(), Error> {
 
 /// Makes the container's first process. In the child: it is pid 1 there and has not seen anything yet.
 pub fn clone_init(plan: &Plan, joins: &Joins) -> Result<Cloned, Error> {
+    let later: &[&str] = if plan.has_namespace("user") { &userns::MADE_LATER } else { &["cgroup", "time"] };
+    let made = FLAGS.into_iter().filter(|(kind, _)| !later.contains(kind) && plan.makes_namespace(kind));
+    let namespaces = made.fold(CloneFlags::empty(), |all, (_, flag)| all | flag);
+    if plan.has_namespace("user") && !joins.0.is_empty() {
+        return userns::clone_through(joins, namespaces);
+    }
     // A pid namespace takes in children only: the parent steps half in, and the child is born inside.
     for (kind, flag, file, shown) in joins.0.iter().filter(|(kind, ..)| *kind == "pid") {
         step(Join { namespace: file.as_fd(), kind, flag: *flag, shown })
             .because("the container shares this process tree; only children born from now on are in it")?;
     }
-    let made = FLAGS.into_iter().filter(|(kind, _)| *kind != "cgroup" && plan.makes_namespace(kind));
-    let namespaces = made.fold(CloneFlags::empty(), |all, (_, flag)| all | flag);
     step(Clone3 { namespaces }).because(
         "a process sees the world through its namespaces: in new ones it sees no host process, mount, name or queue",
     )
 }
 
-/// Joins the namespaces that exist already. In the child.
-pub fn join(joins: &Joins) -> Result<(), Error> {
+/// Joins the namespaces that exist already. In the child, which a go-between has not put there yet.
+pub fn join(plan: &Plan, joins: &Joins) -> Result<(), Error> {
+    if plan.has_namespace("user") {
+        return Ok(());
+    }
     for (kind, flag, file, shown) in joins.0.iter().filter(|(kind, ..)| *kind != "pid") {
         step(Join { namespace: file.as_fd(), kind, flag: *flag, shown }).because(match *kind {
             "network" => {

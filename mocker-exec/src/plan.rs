@@ -14,10 +14,13 @@ use mocker_common::store::Store;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::labels;
 use crate::memory_policy::MemoryPolicy;
 use crate::netdev::NetDevices;
 use crate::personality::Personality;
 use crate::scheduling::{CpuAffinity, IoPriority, Scheduler};
+use crate::timens::Offsets;
+use crate::userns::{self, Mappings};
 
 /// `process` (runtime-spec config.md, Process).
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -143,6 +146,9 @@ pub struct Plan {
     pub domainname: Option<String>,
     pub mounts: Vec<Mount>,
     pub namespaces: Vec<Namespace>,
+    /// of a user namespace that is to be made
+    pub mappings: Option<Mappings>,
+    pub time_offsets: Offsets,
     pub devices: Vec<Device>,
     pub masked_paths: Vec<String>,
     pub readonly_paths: Vec<String>,
@@ -175,13 +181,7 @@ pub struct Plan {
 }
 
 /// What this tool cannot do for a container yet. Running without it would be less than was asked.
-const NOT_YET: [(&str, &str); 5] = [
-    ("/linux/uidMappings", "user namespaces"),
-    ("/linux/gidMappings", "user namespaces"),
-    ("/linux/timeOffsets", "time namespaces"),
-    ("/linux/intelRdt", "Intel RDT"),
-    ("/vm", "virtual machines"),
-];
+const NOT_YET: [(&str, &str); 2] = [("/linux/intelRdt", "Intel RDT"), ("/vm", "virtual machines")];
 
 impl Plan {
     /// Reads and checks the document. `bundle` is what a relative `root.path` is relative to. `cgroup`: the groups that the
@@ -202,7 +202,7 @@ impl Plan {
         check_process(&process)?;
         let namespaces: Vec<Namespace> = document.view("/linux/namespaces")?;
         for namespace in &namespaces {
-            if !["mount", "uts", "ipc", "pid", "network", "cgroup"].contains(&namespace.kind.as_str()) {
+            if !["mount", "uts", "ipc", "pid", "network", "cgroup", "user", "time"].contains(&namespace.kind.as_str()) {
                 return Err(Error::new(format!("cannot run {id}: mocker-exec makes no {} namespaces", namespace.kind)));
             }
         }
@@ -210,7 +210,9 @@ impl Plan {
             return Err(Error::new(format!("cannot run {id}: it asks for no mount namespace of its own"))
                 .why("without one its mounts would be made on the host"));
         }
-        let mounts: Vec<Mount> = document.view("/mounts")?;
+        let mut mounts: Vec<Mount> = document.view("/mounts")?;
+        userns::adapt(&mut mounts, &namespaces)?;
+        labels::label_mounts(&mut mounts, document.text("/linux/mountLabel"));
         let cgroup = match cgroup {
             Some(cgroup) => cgroup,
             None => {
@@ -232,6 +234,8 @@ impl Plan {
             hostname: document.text("/hostname").map(str::to_string),
             domainname: document.text("/domainname").map(str::to_string),
             mounts,
+            mappings: Mappings::read(document, &namespaces)?,
+            time_offsets: Offsets::read(document, &namespaces)?,
             namespaces,
             devices: document.view("/linux/devices")?,
             masked_paths: document.view("/linux/maskedPaths")?,

@@ -149,8 +149,11 @@ fn set_filter(program: &Program, flags: u32) -> Result<i32, Cause> {
     }
 }
 
-/// Whether this kernel takes a flag: asked with no filter, it says EFAULT if it does and EINVAL if not.
+/// Whether this kernel takes a flag: asked with no filter, it says EFAULT if it does and EINVAL if not. A way of waiting
+/// for a listener it takes only together with one.
 pub fn kernel_takes(flag: u32) -> bool {
+    let waits = flag & libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV as u32 != 0;
+    let flag = if waits { flag | libc::SECCOMP_FILTER_FLAG_NEW_LISTENER as u32 } else { flag };
     let nothing = std::ptr::null::<libc::sock_fprog>();
     // SAFETY: the kernel looks at the flags first, and then finds no filter to load.
     unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flag, nothing) };

@@ -9,7 +9,7 @@ use mocker_common::{stage, state as claims};
 
 use crate::calls::{Netlink, OpenNetlink};
 use crate::state::{Link, Record, State};
-use crate::{TOOL, bridge, forwarding, nat, netns, on_runtime, ports, veth};
+use crate::{TOOL, bridge, forwarding, nat, netns, on_runtime, ports, usermode, veth};
 use mocker_common::step::step;
 
 /// `delete ID…`: all are tried; the first failure is told with the others beside it.
@@ -69,6 +69,12 @@ pub fn unmake(id: &ContainerId) -> Result<(), Error> {
 }
 
 async fn unmake_record(state: &State, record: &Record) -> Result<(), Error> {
+    if let Some(stack) = &record.stack {
+        usermode::unmake(stack, &record.netns)?;
+        ports::release(state, &stack.ports, &record.id);
+        let _lock = state.lock()?;
+        return forget(state, record);
+    }
     let Some(link) = &record.link else {
         netns::delete(&record.netns)?;
         let _lock = state.lock()?;

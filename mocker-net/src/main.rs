@@ -18,6 +18,7 @@ mod ports;
 mod resolver;
 mod route;
 mod state;
+mod usermode;
 mod veth;
 
 use std::process::ExitCode;
@@ -27,7 +28,7 @@ use mocker_common::document::Document;
 use mocker_common::error::{Error, USAGE};
 use mocker_common::step::step;
 use mocker_common::undo::Undo;
-use mocker_common::{explain, stage};
+use mocker_common::{explain, rootless, stage};
 use serde_json::json;
 
 use addresses::{Mac, host_interface};
@@ -44,6 +45,9 @@ const TOOL: &str = "mocker-net";
 fn main() -> ExitCode {
     let args = Args::parse();
     explain::begin(args.stage.explain.explain, "net");
+    if let Err(error) = rootless::enter() {
+        return stage::conclude(TOOL, Err(error));
+    }
     let result = match &args.command {
         Some(_) if args.is_stage() => Err(Error::new("cannot make a network and run a command at once").status(USAGE)),
         None => plan::check_options(&args.network).and_then(|()| {
@@ -61,6 +65,9 @@ fn main() -> ExitCode {
 async fn recipe(document: &mut Document, args: &NetworkArgs, undo: &mut Undo) -> Result<(), Error> {
     if args.network == Mode::Host {
         return share_the_hosts(document);
+    }
+    if usermode::is_needed()? {
+        return usermode::recipe(document, args, undo);
     }
     let id = document.ensure_id(None)?;
     let state = State::open();
@@ -107,7 +114,7 @@ async fn reserve(state: &State, plan: &Plan, bridge: &BridgePlan, host: &Netlink
         mtu: bridge.mtu,
         ports: bridge.ports.clone(),
     };
-    let record = Record { id: plan.id.to_string(), netns: plan.netns.clone(), link: Some(link.clone()) };
+    let record = Record { id: plan.id.to_string(), netns: plan.netns.clone(), link: Some(link.clone()), stack: None };
 
     state.write_record(&record)?;
     let index = bridge::ensure(state, host, &link).await?;
@@ -125,7 +132,7 @@ async fn reserve(state: &State, plan: &Plan, bridge: &BridgePlan, host: &Netlink
 /// `--network none`: a namespace, and nothing in it.
 fn alone(state: &State, plan: &Plan) -> Result<Record, Error> {
     let _lock = state.lock()?;
-    let record = Record { id: plan.id.to_string(), netns: plan.netns.clone(), link: None };
+    let record = Record { id: plan.id.to_string(), netns: plan.netns.clone(), link: None, stack: None };
     state.write_record(&record)?;
     Ok(record)
 }

@@ -89,7 +89,7 @@ pub fn check_options(args: &NetworkArgs) -> Result<(), Error> {
 }
 
 /// A namespace that somebody else has made for the container is not ours to replace.
-fn check_document(document: &Document) -> Result<(), Error> {
+pub fn check_document(document: &Document) -> Result<(), Error> {
     let namespaces = document.get("/linux/namespaces").and_then(|all| all.as_array());
     let network = namespaces.and_then(|all| all.iter().find(|one| one["type"] == "network"));
     match network.and_then(|namespace| namespace["path"].as_str()) {

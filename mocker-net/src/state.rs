@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::TOOL;
 use crate::addresses::Subnet;
 use crate::ports::{self, Port};
+use crate::usermode::Stack;
 
 /// What was made for a container.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -30,6 +31,9 @@ pub struct Record {
     pub netns: PathBuf,
     /// none with `--network none`
     pub link: Option<Link>,
+    /// without root: the network of a program in user space
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stack: Option<Stack>,
 }
 
 /// How a container hangs on its bridge. The document shows it as `mocker.network`.
@@ -61,6 +65,11 @@ impl State {
     pub fn open() -> Self {
         let dirs = Directories::from_env();
         State { dir: dirs.run.join("net"), dirs }
+    }
+
+    /// The file that stands for a container's network namespace where there is no root, and no /run/netns.
+    pub fn user_netns(&self, id: &ContainerId) -> PathBuf {
+        self.dir.join("netns").join(id.as_str())
     }
 
     /// Whether anything was ever made with it.

@@ -15,7 +15,7 @@ use mocker_common::error::Error;
 use mocker_common::image::Image;
 use mocker_common::stage::HeldSignals;
 use mocker_common::store::Store;
-use mocker_common::{explain, stage};
+use mocker_common::{explain, rootless, stage};
 use mocker_pull::layer::Work;
 use mocker_pull::platform::Platform;
 use mocker_pull::progress::Progress;
@@ -33,7 +33,7 @@ const IMAGES: usize = 16;
 fn main() -> ExitCode {
     let args = Args::parse();
     explain::begin(args.explain.explain, "pull");
-    stage::conclude(TOOL, recipe(&args))
+    stage::conclude(TOOL, rootless::enter().and_then(|()| recipe(&args)))
 }
 
 fn recipe(args: &Args) -> Result<(), Error> {

@@ -133,7 +133,7 @@ impl Attributes {
     /// Owner, mode, attributes; in this order, for chown clears setuid and capabilities.
     fn give(&self, target: Target<'_>, is_link: bool, form: Form) -> Result<(), Error> {
         const WHY: &str = "in an overlay the topmost directory's attributes win, and this is now the topmost";
-        if form == Form::Root {
+        if form.keeps_owners() {
             step(ChangeOwner { target, uid: self.owner.0, gid: self.owner.1 }).because(WHY)?;
         }
         if !is_link {

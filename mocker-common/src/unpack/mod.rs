@@ -250,7 +250,7 @@ impl Layer<'_> {
             Kind::Block => FileType::BlockDevice,
             _ => FileType::Fifo,
         };
-        if self.tree.form == Form::Rootless && kind != FileType::Fifo {
+        if self.tree.form != Form::Root && kind != FileType::Fifo {
             return Ok(()); // only root may make devices; a container brings its own /dev anyway
         }
         let (mode, device) = (member.mode & 0o777, member.device);
@@ -361,7 +361,7 @@ impl Layer<'_> {
         static OWNER: AtomicBool = AtomicBool::new(false);
         static MODE: AtomicBool = AtomicBool::new(false);
         static XATTR: AtomicBool = AtomicBool::new(false);
-        if !self.is_roots(member) || (made.is_none() && self.tree.form == Form::Root) {
+        if !self.is_roots(member) || (made.is_none() && self.tree.form.keeps_owners()) {
             let call = ChangeOwner { target, uid: member.uid, gid: member.gid };
             repeated(&OWNER, call, "the image says whose file this is; services run as users that own little else")?;
         }
@@ -412,7 +412,7 @@ impl Layer<'_> {
     }
 
     fn is_roots(&self, member: &Member) -> bool {
-        self.tree.form == Form::Rootless || (member.uid, member.gid) == (0, 0)
+        !self.tree.form.keeps_owners() || (member.uid, member.gid) == (0, 0)
     }
 
     fn notes(self) -> Notes {

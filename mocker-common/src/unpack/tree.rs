@@ -25,25 +25,38 @@ use super::limits::over_limit;
 use super::member::{Member, Time};
 use super::notes::shown;
 use super::{DEFAULT_ACL, Limits, SETGID};
+use crate::rootless;
 
 /// How overlayfs' marks are written: with root's attributes, or with those an ordinary user may set (and mounts with
 /// `userxattr`). A kernel reads only one of the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     Root,
-    /// Owners stay the user's own; devices are left out.
-    Rootless,
+    /// In a user namespace: devices are left out.
+    Mapped,
+    /// The same with one id: owners stay the user's own, too.
+    OneId,
 }
 
 impl Form {
     pub fn of_this_process() -> Self {
-        if rustix::process::geteuid().is_root() { Form::Root } else { Form::Rootless }
+        let is_root = rustix::process::geteuid().is_root();
+        match () {
+            _ if is_root && !rootless::in_user_namespace() => Form::Root,
+            _ if is_root && !rootless::has_one_id() => Form::Mapped,
+            _ => Form::OneId,
+        }
+    }
+
+    /// Whether files can be given to those whose the image says they are.
+    pub fn keeps_owners(self) -> bool {
+        self != Form::OneId
     }
 
     pub fn opaque_xattr(self) -> &'static [u8] {
         match self {
             Form::Root => b"trusted.overlay.opaque",
-            Form::Rootless => b"user.overlay.opaque",
+            Form::Mapped | Form::OneId => b"user.overlay.opaque",
         }
     }
 }
@@ -112,7 +125,7 @@ impl Tree {
         let form = Form::of_this_process();
         let target = Target::File(root.as_fd(), b"");
         const WHY: &str = "the topmost layer's root is the container's `/`: closed to others, no service could start";
-        if form == Form::Root {
+        if form.keeps_owners() {
             step(ChangeOwner { target, uid: 0, gid: 0 }).because(WHY)?;
         }
         step(ChangeMode { target, mode: 0o755 }).because(WHY)?;

@@ -214,8 +214,10 @@ impl KernelCall for Prctl {
     }
 }
 
-/// prlimit(2) of the calling process.
+/// prlimit(2).
 pub struct SetLimit<'a> {
+    /// 0: the calling one
+    pub pid: i32,
     pub kind: &'a str,
     pub resource: u32,
     pub soft: u64,
@@ -223,7 +225,7 @@ pub struct SetLimit<'a> {
 }
 
 explained!(SetLimit<'a>, "getrlimit(2)", |this| {
-    call: format!("prlimit(0, {}, {{{}, {}}})", this.kind, this.soft, this.hard),
+    call: format!("prlimit({}, {}, {{{}, {}}})", this.pid, this.kind, this.soft, this.hard),
     aim: format!("set {} to {}:{}", this.kind, this.soft, this.hard),
     by_hand: format!("prlimit --{}={}:{} …", this.kind.trim_start_matches("RLIMIT_").to_lowercase(), this.soft, this.hard),
     diagnose: |errno| match errno {
@@ -238,7 +240,7 @@ impl KernelCall for SetLimit<'_> {
     fn call(&self) -> Result<(), Cause> {
         let limit = libc::rlimit64 { rlim_cur: self.soft, rlim_max: self.hard };
         // SAFETY: the kernel reads the structure during the call only.
-        match unsafe { libc::syscall(libc::SYS_prlimit64, 0, self.resource, &raw const limit, 0) } {
+        match unsafe { libc::syscall(libc::SYS_prlimit64, self.pid, self.resource, &raw const limit, 0) } {
             -1 => Err(Cause::last()),
             _ => Ok(()),
         }
@@ -388,13 +390,18 @@ impl KernelCall for Execute<'_> {
     }
 }
 
-const NAMESPACES: [(CloneFlags, &str, &str); 7] = [
+/// CLONE_NEWTIME, which nix does not name.
+pub const NEW_TIME: CloneFlags = CloneFlags::from_bits_retain(libc::CLONE_NEWTIME);
+
+const NAMESPACES: [(CloneFlags, &str, &str); 9] = [
     (CloneFlags::CLONE_NEWNS, "CLONE_NEWNS", "--mount"),
     (CloneFlags::CLONE_NEWPID, "CLONE_NEWPID", "--pid --fork"),
     (CloneFlags::CLONE_NEWUTS, "CLONE_NEWUTS", "--uts"),
     (CloneFlags::CLONE_NEWIPC, "CLONE_NEWIPC", "--ipc"),
     (CloneFlags::CLONE_NEWNET, "CLONE_NEWNET", "--net"),
     (CloneFlags::CLONE_NEWCGROUP, "CLONE_NEWCGROUP", "--cgroup"),
+    (CloneFlags::CLONE_NEWUSER, "CLONE_NEWUSER", "--user"),
+    (NEW_TIME, "CLONE_NEWTIME", "--time"),
     (CloneFlags::from_bits_retain(libc::CLONE_PIDFD), "CLONE_PIDFD", ""),
 ];
 

@@ -30,7 +30,7 @@ use crate::runtime::create::write_pid_file;
 use crate::runtime::record::{Record, Status};
 use crate::supervise::{Running, Terminals, catch_signals};
 use crate::terminal::{self, UserTerminal};
-use crate::{cgroup, identity, namespaces, program, scheduling, seccomp};
+use crate::{cgroup, identity, namespaces, program, scheduling, seccomp, userns};
 
 /// Runs a process in a container. Returns its exit status; detached, 0 as soon as it runs.
 pub fn exec(runtime: &Runtime, args: &ExecArgs) -> Result<u8, Error> {
@@ -117,7 +117,8 @@ impl Process {
             return Err(ended()); // the number belongs to another process by now
         }
         let groups = cgroup::open(&self.plan)?;
-        let kinds = namespaces::kinds(&self.plan);
+        let kinds = userns::kinds_to_join(namespaces::kinds(&self.plan), init.pid)?;
+        let kinds = userns::join_first(first.as_fd(), init.pid, kinds)?;
         if kinds.contains(CloneFlags::CLONE_NEWPID) {
             step(JoinAll { process: first.as_fd(), kinds: CloneFlags::CLONE_NEWPID, pid: init.pid })
                 .because("a pid namespace takes in children only: the child that is made next is born inside")?;
@@ -136,7 +137,8 @@ impl Process {
             Cloned::Parent { pid, pidfd } => Running { pid, pidfd },
         };
         drop(inside);
-        match self.follow(record, &running, &groups, &outside) {
+        let limited = userns::set_limits(&self.plan, running.pid);
+        match limited.and_then(|()| self.follow(record, &running, &groups, &outside)) {
             Ok(master) => Ok((running, master)),
             Err(error) => {
                 running.kill();
@@ -174,6 +176,10 @@ impl Process {
         if !others.is_empty() {
             step(JoinAll { process: first, kinds: others, pid })
                 .because("it is to see what the container sees: its files, its network, its names, and nothing else")?;
+        }
+        if self.plan.has_namespace("user") {
+            userns::become_root()?;
+            init::stay_bound_to_parent()?;
         }
         let slave = self.plan.process.terminal.then(|| terminal::make_for_exec(&self.plan, channel)).transpose()?;
         init::enter_existing_directory(&self.plan.process.cwd)?;

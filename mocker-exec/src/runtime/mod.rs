@@ -85,6 +85,7 @@ impl Runtime {
             Command::Events { .. } => Err(Error::new("cannot tell events yet")),
             Command::Features => features::print(),
             Command::Spec { bundle, rootless } => spec::spec(bundle.as_deref(), *rootless),
+            Command::Unshare { command } => return crate::userns::unshare(command),
             Command::Prune => delete::prune(self),
         };
         done.map(|()| 0)

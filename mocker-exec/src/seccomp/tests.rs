@@ -397,9 +397,7 @@ fn flags_are_the_kernels_and_each_is_known_to_it() {
     }
     assert_eq!(flags(json!(["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]), "SCMP_ACT_NOTIFY"), WAIT);
     for (name, bit) in profile::FLAGS {
-        // A way of waiting for a listener is taken only together with one.
-        let beside = if bit == WAIT { libc::SECCOMP_FILTER_FLAG_NEW_LISTENER as u32 } else { 0 };
-        assert!(kernel_takes(bit | beside), "{name}");
+        assert!(kernel_takes(bit), "{name}");
     }
     assert!(!kernel_takes(1 << 30));
 }

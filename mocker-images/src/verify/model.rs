@@ -117,7 +117,7 @@ impl Model {
                 return Ok(None);
             }
             member::Kind::Nothing => return Ok(None),
-            member::Kind::Character | member::Kind::Block if self.form == Form::Rootless => return Ok(None),
+            member::Kind::Character | member::Kind::Block if self.form != Form::Root => return Ok(None),
             member::Kind::Character => Kind::Node(FileType::CharacterDevice, member.device),
             member::Kind::Block => Kind::Node(FileType::BlockDevice, member.device),
             member::Kind::Fifo => Kind::Node(FileType::Fifo, (0, 0)),

@@ -1,6 +1,7 @@
 //! A seccomp agent: listens on a socket, is given the listener of a container's filter, and answers its notifications:
 //! mkdir with an errno that nothing else gives, all others "go on". Source: seccomp_unotify(2).
 
+use std::cell::Cell;
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -9,6 +10,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
@@ -25,6 +27,7 @@ struct Seen {
 
 /// The agent. Dropping it closes everything it was given.
 pub struct Agent {
+    taken: Cell<usize>,
     seen: Arc<Mutex<Seen>>,
     end: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -36,12 +39,20 @@ impl Agent {
         let (seen, end) = (Arc::new(Mutex::new(Seen::default())), Arc::new(AtomicBool::new(false)));
         let (ours, ending) = (seen.clone(), end.clone());
         let thread = std::thread::spawn(move || serve(&socket, &ours, &ending));
-        Agent { seen, end, thread: Some(thread) }
+        Agent { taken: Cell::new(0), seen, end, thread: Some(thread) }
     }
 
-    /// What it was told last.
-    pub fn last_state(&self) -> Value {
-        self.seen.lock().unwrap().states.last().cloned().expect("it was told of a container")
+    /// What it was told of the next container or process; it may not have read that yet.
+    pub fn next_state(&self) -> Value {
+        let place = self.taken.replace(self.taken.get() + 1);
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            if let Some(state) = self.seen.lock().unwrap().states.get(place) {
+                return state.clone();
+            }
+            assert!(Instant::now() < deadline, "the agent has been told nothing");
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// With what it answered each notification of a call.

@@ -93,9 +93,9 @@ fn the_agent_judges_processes_of_exec_too() {
                 socket.display()
             ),
         );
-        let first = agent.last_state();
+        let first = agent.next_state();
         exec(&lab, None, "mkdir /tmp/x").says("No medium found");
-        let told = agent.last_state();
+        let told = agent.next_state();
         assert_eq!(told["state"]["status"], "running", "{told}");
         assert_eq!(told["state"]["pid"], first["pid"], "{told}");
         assert_ne!(told["pid"], first["pid"], "{told}");

@@ -91,7 +91,7 @@ fn a_process_outside_decides_what_the_filter_leaves_open() {
         );
         let out = run(&lab, &filter, "mkdir /tmp/new; ls /proc/self/fd | wc -l; grep ^Seccomp: /proc/self/status");
         out.succeeds().says("No medium found").prints("4\n").prints("Seccomp:\t2\n");
-        let told = agent.last_state();
+        let told = agent.next_state();
         assert_eq!(told["fds"], serde_json::json!(["seccompFd"]), "{told}");
         assert_eq!((&told["metadata"], &told["state"]["id"]), (&"told".into(), &"one".into()), "{told}");
         assert_eq!(told["state"]["annotations"]["a"], "b", "{told}");

@@ -14,7 +14,7 @@ use mocker_common::error::{Error, failed};
 use mocker_common::reference::Reference;
 use mocker_common::stage::HeldSignals;
 use mocker_common::store::Store;
-use mocker_common::{explain, stage};
+use mocker_common::{explain, rootless, stage};
 use mocker_pull::cli;
 use mocker_pull::lenders::Lenders;
 use mocker_pull::progress::Progress;
@@ -28,7 +28,7 @@ const TOOL: &str = "mocker-push";
 fn main() -> ExitCode {
     let args = Args::parse();
     explain::begin(args.explain.explain, "push");
-    stage::conclude(TOOL, recipe(&args))
+    stage::conclude(TOOL, rootless::enter().and_then(|()| recipe(&args)))
 }
 
 fn recipe(args: &Args) -> Result<(), Error> {
