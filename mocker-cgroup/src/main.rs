@@ -19,8 +19,8 @@ use mocker_common::{explain, rootless, stage};
 
 use args::{Args, Command};
 use mocker_common::cgroup::devices;
-use mocker_common::cgroup::hierarchy::Group;
 use mocker_common::cgroup::limits::{self, Resources, Setting};
+use mocker_common::cgroup::place::Group;
 
 /// The name that errors, records and hooks carry.
 const TOOL: &str = "mocker-cgroup";

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use mocker_common::cgroup::place::Group;
 use mocker_common::document::{ContainerId, Document};
 use mocker_common::error::Error;
 use mocker_common::hooks::Hook;
@@ -133,6 +134,9 @@ pub struct Cgroup {
     pub unified: Option<PathBuf>,
     /// whether the document's device rules are enforced there
     pub devices: bool,
+    /// the runtime's own, as it was made
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<Group>,
 }
 
 /// All that is needed to run the container.
