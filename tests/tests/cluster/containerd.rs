@@ -1,6 +1,6 @@
 //! A node that runs containerd, set up as docs/cluster.md says, with the images that a pod needs.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tests::{Registry, demo_images, require};
 
@@ -18,6 +18,11 @@ pub struct Containerd {
 impl Containerd {
     pub fn start(name: &'static str) -> Containerd {
         ["ctr", "skopeo", "umoci", "iptables"].into_iter().for_each(require);
+        let plugins = Path::new("/usr/lib/cni/bridge").exists();
+        assert!(
+            plugins,
+            "the network plugins are not there. Install them: apt-get install containernetworking-plugins"
+        );
         let mut node = Node::new(name);
         let registry = node.lab.registry();
         node.write("/etc/containerd/config.toml", &(guide::file("/etc/containerd/config.toml") + NODE_IN_A_LAB));

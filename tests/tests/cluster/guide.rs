@@ -2,9 +2,12 @@
 
 use std::fs;
 
-use tests::{demo_images, project};
+use tests::{demo_images, project, require};
 
 use crate::node::Node;
+
+/// Where the guide installs mocker-exec.
+pub const BINARY: &str = "/usr/local/bin/mocker-exec";
 
 /// The text of the block that follows the line `<!-- file: PATH -->`.
 pub fn file(path: &str) -> String {
@@ -28,6 +31,16 @@ fn blocks(guide: &str, mark: &str) -> Vec<String> {
         }
     }
     found
+}
+
+/// Runs the blocks that are marked `run on: DAEMON`.
+pub fn run_blocks(node: &Node, daemon: &str) -> String {
+    let scripts = blocks(&text(), &format!("run on: {daemon}"));
+    assert!(!scripts.is_empty(), "docs/cluster.md has commands for {daemon}");
+    scripts
+        .iter()
+        .map(|script| node.sh(&format!("set -e\nPATH=/usr/local/bin:$PATH\n{script}")).succeeds().stdout)
+        .collect()
 }
 
 /// The value of `key: value` in a file of YAML where that key stands once.
@@ -54,16 +67,6 @@ fn every_block_is_used_or_says_why_not() {
     }
 }
 
-/// Runs the blocks that are marked `run on: DAEMON`.
-pub fn run_blocks(node: &Node, daemon: &str) -> String {
-    let scripts = blocks(&text(), &format!("run on: {daemon}"));
-    assert!(!scripts.is_empty(), "docs/cluster.md has commands for {daemon}");
-    scripts
-        .iter()
-        .map(|script| node.sh(&format!("set -e\nPATH=/usr/local/bin:$PATH\n{script}")).succeeds().stdout)
-        .collect()
-}
-
 #[test]
 fn the_commands_for_docker_work() {
     let mut node = Node::new("guide-docker");
@@ -78,6 +81,7 @@ fn the_commands_for_docker_work() {
 
 #[test]
 fn the_commands_for_podman_and_buildah_work() {
+    ["podman", "buildah"].into_iter().for_each(require);
     let node = Node::new("guide-podman");
     node.install("/etc/containers/containers.conf");
     // What a machine without systemd and without CAP_SYS_RESOURCE needs, whatever the runtime.
@@ -116,6 +120,3 @@ fn the_files_in_the_guide_are_what_their_readers_take() {
     let json: Vec<_> = engine["runtime_supports_json"].as_array().expect("a list").iter().collect();
     assert!(json.iter().any(|name| name.as_str() == Some("mocker-exec")), "podman goes by the file's name: {json:?}");
 }
-
-/// Where the guide installs mocker-exec.
-pub const BINARY: &str = "/usr/local/bin/mocker-exec";

@@ -207,12 +207,12 @@ pub fn parent_group(pod: &str) -> String {
 /// Kubelet makes the group in every hierarchy. A cpuset (v1) starts empty: it takes its parent's processors.
 fn make_group(group: &str) -> String {
     format!(
-        "for hierarchy in $(findmnt -rno TARGET -t cgroup,cgroup2); do
+        "for hierarchy in $(findmnt -rno TARGET -t cgroup,cgroup2 | sort -u); do
             at=$hierarchy
             for part in $(echo {group} | tr / ' '); do
                 mkdir -p $at/$part || exit
                 for file in cpuset.cpus cpuset.mems; do
-                    [ ! -f $at/$part/$file ] || [ $at = /sys/fs/cgroup/unified ] || cat $at/$file >$at/$part/$file
+                    [ $hierarchy != /sys/fs/cgroup/cpuset ] || cat $at/$file >$at/$part/$file
                 done
                 at=$at/$part
             done
@@ -220,12 +220,11 @@ fn make_group(group: &str) -> String {
     )
 }
 
+/// Fails if the runtime has left anything in it.
 fn remove_group(group: &str) -> String {
     format!(
-        "for hierarchy in $(findmnt -rno TARGET -t cgroup,cgroup2); do
-            (cd $hierarchy && rmdir {0} && rmdir -p ${{0%/*}} 2>/dev/null; test ! -e {0}) || exit
-        done",
-        group.trim_start_matches('/')
+        "for hierarchy in $(findmnt -rno TARGET -t cgroup,cgroup2 | sort -u); do
+            rmdir $hierarchy{group} || exit
+        done"
     )
-    .replace("${0%/*}", group.trim_start_matches('/').rsplit_once('/').expect("a parent").0)
 }
