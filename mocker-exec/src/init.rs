@@ -29,6 +29,8 @@ pub struct Prepared {
     pub joins: Joins,
     pub capabilities: Sets,
     pub filter: Option<seccomp::Program>,
+    /// capabilities that were asked for and cannot be given: a warning, not an error (runtime-spec config.md, Linux Process)
+    pub missing: Vec<String>,
     /// whether stdin is the caller's to pass on; else it is empty
     pub pass_stdin: bool,
 }
