@@ -4,9 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use mocker_common::cgroup::calls::MARK;
-use mocker_common::cgroup::hierarchy::{Group, Hierarchies, Hierarchy};
-use mocker_common::cgroup::life;
+use mocker_common::cgroup::hierarchy::{Hierarchies, Hierarchy};
 use mocker_common::cgroup::limits::Setting;
+use mocker_common::cgroup::place::Group;
+use mocker_common::cgroup::{end, freeze, life};
 use mocker_common::document::ContainerId;
 use mocker_common::error::Error;
 use mocker_common::state::{self, Directories};
@@ -106,8 +107,8 @@ fn forget_parent(id: &ContainerId) {
 }
 
 fn unmake(group: &Group, id: &ContainerId) -> Result<(), Error> {
-    life::end_processes(group)?;
-    life::remove(group)?;
+    end::end_processes(group)?;
+    end::remove(group)?;
     for hierarchy in &group.hierarchies.all {
         remove_empty_parents(group, id, hierarchy);
     }
@@ -133,10 +134,10 @@ fn remove_empty_parents(group: &Group, id: &ContainerId, hierarchy: &Hierarchy) 
 
 /// Stops every process of a container, and waits until all stand.
 pub fn freeze(id: &ContainerId) -> Result<(), Error> {
-    life::freeze(&find_present(id)?)
+    freeze::freeze(&find_present(id)?)
 }
 
 /// Lets every process of a container run on.
 pub fn thaw(id: &ContainerId) -> Result<(), Error> {
-    life::thaw(&find_present(id)?)
+    freeze::thaw(&find_present(id)?)
 }

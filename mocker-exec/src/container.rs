@@ -13,6 +13,7 @@ use crate::calls::process::Cloned;
 use crate::capabilities::Sets;
 use crate::channel::{Channel, Message};
 use crate::init::{self, Prepared};
+use crate::mounts::MountSources;
 use crate::plan::{Plan, Root};
 use crate::runtime::record::{Record, state_root};
 use crate::runtime::start::StartLine;
@@ -122,6 +123,7 @@ pub fn make(
     signals: Option<&SignalFd>,
 ) -> Result<Made, Error> {
     let groups = cgroup::open(plan)?;
+    let sources = MountSources::open(plan)?;
     if let Some(signals) = signals {
         supervise::stop_if_asked(signals)?;
     }
@@ -129,7 +131,7 @@ pub fn make(
     let running = match namespaces::clone_init(plan, &prepared.joins)? {
         Cloned::Child => {
             drop(outside);
-            init::run(plan, prepared, inside, line)
+            init::run(plan, prepared, &sources, inside, line)
         }
         Cloned::Parent { pid, pidfd } => Running { pid, pidfd },
     };

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use mocker_common::cgroup::place::Group;
 use mocker_common::document::{ContainerId, Document};
 use mocker_common::error::Error;
 use mocker_common::hooks::Hook;
@@ -20,7 +21,7 @@ use crate::netdev::NetDevices;
 use crate::personality::Personality;
 use crate::scheduling::{CpuAffinity, IoPriority, Scheduler};
 use crate::timens::Offsets;
-use crate::userns::{self, Mappings};
+use crate::userns::{self, Mapping, Mappings};
 
 /// `process` (runtime-spec config.md, Process).
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -77,6 +78,10 @@ pub struct Mount {
     pub source: String,
     #[serde(default)]
     pub options: Vec<String>,
+    #[serde(default, rename = "uidMappings")]
+    pub uid_mappings: Vec<Mapping>,
+    #[serde(default, rename = "gidMappings")]
+    pub gid_mappings: Vec<Mapping>,
 }
 
 /// One of `linux.namespaces`.
@@ -133,12 +138,17 @@ pub struct Cgroup {
     pub unified: Option<PathBuf>,
     /// whether the document's device rules are enforced there
     pub devices: bool,
+    /// the runtime's own, as it was made
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<Group>,
 }
 
 /// All that is needed to run the container.
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub id: ContainerId,
+    /// what relative paths of the document are relative to
+    pub bundle: PathBuf,
     pub root: Root,
     pub readonly: bool,
     pub process: Process,
@@ -224,10 +234,12 @@ impl Plan {
         };
 
         let root = root(document, id, bundle)?;
+        userns::check_root(&root, &namespaces)?;
         let process = Process { env: with_home(&process, &root)?, ..process };
 
         Ok(Plan {
             id: id.clone(),
+            bundle: bundle.into(),
             root,
             readonly: document.view("/root/readonly")?,
             process,

@@ -1,14 +1,12 @@
-//! The calls of mocker-cgroup. A cgroup is a directory, a limit a file in it: mkdir, write, rmdir are the whole API.
+//! The calls of control groups. A cgroup is a directory, a limit a file in it: mkdir, write, rmdir are the whole API.
 
 use std::fmt;
 use std::fs;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::step::{Cause, Diagnosis, Explained, KernelCall, diagnosis};
-
-use crate::cgroup::device_program::Instruction;
 
 /// mkdir in a cgroup file system: a new group.
 pub struct MakeGroup<'a> {
@@ -215,152 +213,6 @@ impl KernelCall for OpenGroup<'_> {
     fn call(&self) -> Result<OwnedFd, Cause> {
         let flags = rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
         Ok(rustix::fs::open(self.path, flags, rustix::fs::Mode::empty())?)
-    }
-}
-
-/// bpf(BPF_PROG_LOAD): the kernel checks that the program ends and touches nothing but its context, then compiles it.
-pub struct LoadProgram<'a> {
-    pub instructions: &'a [Instruction],
-}
-
-// include/uapi/linux/bpf.h
-const BPF_PROG_LOAD: libc::c_long = 5;
-const BPF_PROG_ATTACH: libc::c_long = 8;
-const BPF_PROG_TYPE_CGROUP_DEVICE: u32 = 15;
-const BPF_CGROUP_DEVICE: u32 = 6;
-const BPF_F_ALLOW_MULTI: u32 = 2;
-
-/// The part of union bpf_attr that loading uses.
-#[repr(C)]
-struct LoadAttributes {
-    program_type: u32,
-    count: u32,
-    instructions: u64,
-    license: u64,
-    log_level: u32,
-    log_size: u32,
-    log: u64,
-    kernel_version: u32,
-    flags: u32,
-}
-
-/// The part of union bpf_attr that attaching uses.
-#[repr(C)]
-struct AttachAttributes {
-    target: u32,
-    program: u32,
-    attach_type: u32,
-    flags: u32,
-}
-
-impl fmt::Display for LoadProgram<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "bpf(BPF_PROG_LOAD, {{BPF_PROG_TYPE_CGROUP_DEVICE, {} instructions}})", self.instructions.len())
-    }
-}
-
-impl Explained for LoadProgram<'_> {
-    fn aim(&self) -> String {
-        "load the program that judges devices".into()
-    }
-    fn source(&self) -> &'static str {
-        "bpf(2)"
-    }
-    fn diagnose(&self, errno: i32) -> Diagnosis {
-        match errno {
-            libc::EACCES => diagnosis("the kernel's verifier refuses the program; what it says stands above", ""),
-            libc::ENOMEM => {
-                diagnosis("locked memory is limited, on kernels before 5.11 for programs too", "ulimit -l unlimited")
-            }
-            _ => Diagnosis::default(),
-        }
-    }
-}
-
-impl KernelCall for LoadProgram<'_> {
-    type Output = OwnedFd;
-    fn call(&self) -> Result<OwnedFd, Cause> {
-        let mut log = vec![0u8; 16 << 10];
-        let mut attributes = LoadAttributes {
-            program_type: BPF_PROG_TYPE_CGROUP_DEVICE,
-            count: self.instructions.len() as u32,
-            instructions: self.instructions.as_ptr() as u64,
-            license: c"Apache-2.0".as_ptr() as u64,
-            log_level: 0,
-            log_size: 0,
-            log: 0,
-            kernel_version: 0,
-            flags: 0,
-        };
-        let load = |attributes: &LoadAttributes| {
-            // SAFETY: the structure has bpf_attr's layout, and what it points to lives until the call returns.
-            let outcome = unsafe {
-                libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, attributes as *const _, size_of::<LoadAttributes>())
-            };
-            match outcome {
-                // SAFETY: the kernel has just made this descriptor (close-on-exec) for us.
-                0.. => Ok(unsafe { OwnedFd::from_raw_fd(outcome as i32) }),
-                _ => Err(Cause::last()),
-            }
-        };
-        load(&attributes).or_else(|cause| {
-            // Again, with somewhere to write why.
-            (attributes.log_level, attributes.log_size, attributes.log) =
-                (1, log.len() as u32, log.as_mut_ptr() as u64);
-            let text = |log: &[u8]| String::from_utf8_lossy(log).trim_end_matches('\0').trim().to_string();
-            load(&attributes).map_err(|_| match text(&log) {
-                empty if empty.is_empty() => cause,
-                said => cause.said(said),
-            })
-        })
-    }
-}
-
-/// bpf(BPF_PROG_ATTACH): from here on the kernel asks the program. It goes with the group.
-pub struct AttachProgram<'a> {
-    pub group: &'a OwnedFd,
-    pub program: &'a OwnedFd,
-}
-
-impl fmt::Display for AttachProgram<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (group, program) = (self.group.as_raw_fd(), self.program.as_raw_fd());
-        write!(f, "bpf(BPF_PROG_ATTACH, {{{group}, {program}, BPF_CGROUP_DEVICE, BPF_F_ALLOW_MULTI}})")
-    }
-}
-
-impl Explained for AttachProgram<'_> {
-    fn aim(&self) -> String {
-        "attach the program that judges devices to the group".into()
-    }
-    fn source(&self) -> &'static str {
-        "bpf(2)"
-    }
-    fn by_hand(&self) -> String {
-        "bpftool cgroup attach GROUP cgroup_device pinned PROGRAM multi".into()
-    }
-    fn diagnose(&self, errno: i32) -> Diagnosis {
-        match errno {
-            libc::EPERM => diagnosis("a group above has a program and lets none be added", "bpftool cgroup tree"),
-            _ => Diagnosis::default(),
-        }
-    }
-}
-
-impl KernelCall for AttachProgram<'_> {
-    type Output = ();
-    fn call(&self) -> Result<(), Cause> {
-        let attributes = AttachAttributes {
-            target: self.group.as_raw_fd() as u32,
-            program: self.program.as_raw_fd() as u32,
-            attach_type: BPF_CGROUP_DEVICE,
-            flags: BPF_F_ALLOW_MULTI,
-        };
-        // SAFETY: the structure has bpf_attr's layout and holds descriptors that are open.
-        let outcome = unsafe {
-            libc::syscall(libc::SYS_bpf, BPF_PROG_ATTACH, &attributes as *const _, size_of::<AttachAttributes>())
-        };
-        if outcome == 0 { Ok(()) } else { Err(Cause::last()) }
     }
 }
 

@@ -3,13 +3,14 @@
 //! The rules become comparisons, the last rule first, since the last match decides. Source:
 //! Documentation/admin-guide/cgroup-v2.rst, Device controller; bpf(2); include/uapi/linux/bpf.h.
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use crate::cgroup::calls::OpenGroup;
+use crate::cgroup::devices::Rule;
+use crate::cgroup::program_calls::{AttachProgram, DetachProgram, LoadProgram, OpenProgram, QueryPrograms};
 use crate::error::Error;
 use crate::step::step;
-
-use crate::cgroup::calls::{AttachProgram, LoadProgram, OpenGroup};
-use crate::cgroup::devices::Rule;
 
 /// One instruction: operation, registers (destination low, source high), jump offset, constant.
 #[repr(C)]
@@ -38,7 +39,10 @@ const READ: i32 = 2;
 const WRITE: i32 = 4;
 
 /// Makes the rules hold for a group of v2. False where this process may not load programs: then nobody enforces them.
-pub fn attach(group: &Path, rules: &[Rule]) -> Result<bool, Error> {
+///
+/// `new`: nothing is attached yet. Else what is attached goes when the new program is there: of several all must agree, so
+/// that in between less is allowed, never more.
+pub fn attach(group: &Path, rules: &[Rule], new: bool) -> Result<bool, Error> {
     let instructions = program(rules);
     let loaded = step(LoadProgram { instructions: &instructions })
         .because("v2 has no list of devices: a program that the kernel runs at every open decides which are allowed");
@@ -49,9 +53,23 @@ pub fn attach(group: &Path, rules: &[Rule]) -> Result<bool, Error> {
         Err(error) => return Err(error),
     };
     let group = step(OpenGroup { path: group }).because("a program is attached to a group by descriptor")?;
+    let old = if new { Vec::new() } else { attached(&group)? };
     step(AttachProgram { group: &group, program: &program })
         .because("without it the container's root could make a node for the machine's disk, and read it")?;
+    for program in &old {
+        step(DetachProgram { group: &group, program })
+            .because("the group's former program would go on refusing what is allowed now")?;
+    }
     Ok(true)
+}
+
+/// The programs that stand at this group itself.
+fn attached(group: &OwnedFd) -> Result<Vec<OwnedFd>, Error> {
+    let ids = step(QueryPrograms { group })
+        .because("a group that was there before may have a program, which must go when the new one is there")?;
+    ids.into_iter()
+        .map(|id| step(OpenProgram { id }).because("a program is detached by descriptor, and only its number is known"))
+        .collect()
 }
 
 /// The program for a list of rules. What no rule names stays as it is in the group above.
@@ -155,7 +173,9 @@ mod kernel {
             {"allow": true, "type": "c", "major": 1, "minor": 3, "access": "rwm"},
             {"allow": true, "type": "c", "major": 1, "minor": 5, "access": "r"},
         ]));
-        assert!(attach(&group, &list).unwrap());
+        let all = rules(serde_json::json!([{"allow": false}]));
+        assert!(attach(&group, &all, true).unwrap());
+        assert!(attach(&group, &list, false).unwrap(), "the first is replaced");
         let script = "echo $$ > $0/cgroup.procs || exit
             (: > /dev/null) 2>&- && echo null
             (head -c 1 < /dev/zero > /dev/null) 2>&- && echo zero

@@ -3,19 +3,21 @@
 //! v1 has a controller for it: lines in devices.deny and devices.allow. v2 asks a BPF program instead. Without either, a
 //! container's root could make a node for the machine's disk (mknod) and read it.
 
+use std::fs;
 use std::path::Path;
 
-use crate::error::Error;
-use crate::step::step;
 use serde::Deserialize;
 
 use crate::cgroup::calls::WriteFile;
+use crate::cgroup::device_policy::Policy;
 use crate::cgroup::device_program;
-use crate::cgroup::hierarchy::Group;
+use crate::cgroup::place::Group;
+use crate::error::{Error, failed};
+use crate::step::step;
 
 /// One of `linux.resources.devices` (runtime-spec config-linux.md, Allowed Device list). Applied in order, the last match
 /// decides.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct Rule {
     pub allow: bool,
@@ -29,26 +31,57 @@ pub struct Rule {
     pub access: Option<String>,
 }
 
-/// Makes the rules hold for the group. Returns whether they do: false where there are none, or the machine cannot.
+/// What a runtime allows every container besides its list: to make any node, and to open those that programs expect.
+/// What is not here cannot be opened, whatever node is made. The same list as runc's.
+pub fn defaults() -> Vec<Rule> {
+    let rule = |kind: &str, major: Option<i64>, minor: Option<i64>, access: &str| Rule {
+        allow: true,
+        kind: Some(kind.into()),
+        major,
+        minor,
+        access: Some(access.into()),
+    };
+    // null, zero, full, random, urandom, tty, ptmx, pts/*, net/tun
+    let open = [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 2), (136, -1), (10, 200)];
+    let open = open.map(|(major, minor)| rule("c", Some(major), Some(minor), "rwm"));
+    [rule("c", None, None, "m"), rule("b", None, None, "m")].into_iter().chain(open).collect()
+}
+
+/// Makes the rules hold for a new group. Returns whether they do: false where there are none, or the machine cannot.
 pub fn confine(group: &Group, rules: &[Rule]) -> Result<bool, Error> {
+    enforce(group, rules, true)
+}
+
+/// The same, for a group that may have rules already.
+pub fn enforce(group: &Group, rules: &[Rule], new: bool) -> Result<bool, Error> {
     for rule in rules {
         rule.check()?;
     }
     match (rules.is_empty(), group.of("devices"), group.unified()) {
         (true, _, _) => Ok(false),
-        (false, Some(directory), _) => list(&directory, rules).map(|()| true),
-        (false, None, Some(directory)) => device_program::attach(&directory, rules),
+        (false, Some(directory), _) => list(&directory, &Policy::of(rules)?).map(|()| true),
+        // A program can do what a list of v1 cannot: take its rules as they are.
+        (false, None, Some(directory)) => {
+            let rules = Policy::of(rules).map(|policy| policy.rules()).unwrap_or_else(|_| closed(rules));
+            device_program::attach(&directory, &rules, new)
+        }
         (false, None, None) => Ok(false),
     }
 }
 
-/// v1: first nothing is allowed, then what the rules name; there is no moment in which all is.
-fn list(directory: &Path, rules: &[Rule]) -> Result<(), Error> {
-    for rule in rules {
-        let (file, line) = rule.line();
-        let path = directory.join(file);
+/// Nothing is allowed but what the rules say.
+fn closed(rules: &[Rule]) -> Vec<Rule> {
+    std::iter::once(Rule::default()).chain(rules.iter().cloned()).collect()
+}
+
+/// v1: the lines by which what the group has differs from what it shall have; there is no moment in which all is allowed.
+fn list(directory: &Path, target: &Policy) -> Result<(), Error> {
+    let path = directory.join("devices.list");
+    let present = fs::read_to_string(&path).map_err(failed("read", path.display()))?;
+    for (allow, line) in Policy::read(&present).lines_to(target) {
+        let path = directory.join(if allow { "devices.allow" } else { "devices.deny" });
         let write = step(WriteFile { path: &path, value: &line });
-        match rule.allow {
+        match allow {
             false => write.because("a group starts with its parent's devices, disks included; nothing is allowed from here on but what follows")?,
             true => write.because("programs expect these: reading and writing them reaches no disk and no other process")?,
         }
@@ -84,17 +117,11 @@ impl Rule {
         self.access.as_deref().filter(|access| !access.is_empty()).unwrap_or("rwm")
     }
 
-    /// The file and the line for it: `devices.allow`, `c 1:3 rwm`. `a` alone stands for everything.
-    fn line(&self) -> (&'static str, String) {
-        let file = if self.allow { "devices.allow" } else { "devices.deny" };
-        let number =
-            |number: Option<i64>| number.filter(|number| *number >= 0).map_or("*".into(), |number| number.to_string());
-        let (major, minor) = (number(self.major), number(self.minor));
-        let line = match self.kind.as_deref().unwrap_or("a") {
-            "a" if major == "*" && minor == "*" => "a".into(),
-            kind => format!("{kind} {major}:{minor} {}", self.access()),
-        };
-        (file, line)
+    /// Whether it is about every device and everything done with it.
+    pub fn is_for_all(&self) -> bool {
+        let access = self.access();
+        let every = self.kind() == "a" && self.major().is_none() && self.minor().is_none();
+        every && "rwm".chars().all(|letter| access.contains(letter))
     }
 }
 
@@ -103,18 +130,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rules_become_the_lines_of_v1() {
-        let rule = |json: serde_json::Value| serde_json::from_value::<Rule>(json).unwrap().line();
-        assert_eq!(rule(serde_json::json!({"allow": false, "access": "rwm"})), ("devices.deny", "a".into()));
-        assert_eq!(
-            rule(serde_json::json!({"allow": true, "type": "c", "major": 1, "minor": 3, "access": "rw"})),
-            ("devices.allow", "c 1:3 rw".into())
-        );
-        assert_eq!(
-            rule(serde_json::json!({"allow": true, "type": "b", "major": 8, "minor": -1})),
-            ("devices.allow", "b 8:* rwm".into())
-        );
+    fn what_is_no_rule_is_refused() {
         assert!(Rule { kind: Some("x".into()), ..Rule::default() }.check().is_err());
         assert!(Rule { access: Some("rx".into()), ..Rule::default() }.check().is_err());
+        assert!(Rule::default().check().is_ok() && Rule::default().is_for_all());
+    }
+
+    #[test]
+    fn a_runtime_allows_what_programs_expect() {
+        let lines = Policy::default().lines_to(&Policy::of(&defaults()).unwrap());
+        assert_eq!(lines.len(), 11);
+        assert!(
+            lines.contains(&(true, "c 136:* rwm".into())) && lines.contains(&(true, "b *:* m".into())),
+            "{lines:?}"
+        );
     }
 }

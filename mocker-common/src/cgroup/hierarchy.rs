@@ -3,24 +3,28 @@
 //! Source: cgroups(7); Documentation/admin-guide/cgroup-v1 and cgroup-v2.rst.
 
 use std::fs;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
-use serde_json::json;
+use serde::{Deserialize, Serialize};
 
-use crate::document::{ContainerId, Document};
 use crate::error::{Error, failed};
 
 /// One mounted tree of groups.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Hierarchy {
     pub mount: PathBuf,
+    /// the group that the mount shows as its root: `/`, or a container's own
+    #[serde(skip)]
+    pub root: PathBuf,
+    /// where paths of groups begin: the mount, or this process's own group
+    pub base: PathBuf,
     /// of v1 those mounted here; of v2 those not taken by a v1 hierarchy
     pub controllers: Vec<String>,
     pub unified: bool,
 }
 
 /// What the machine has.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Hierarchies {
     pub all: Vec<Hierarchy>,
 }
@@ -44,13 +48,17 @@ impl Hierarchies {
         let mut all: Vec<Hierarchy> = Vec::new();
         for line in mountinfo.lines() {
             let Some((mount, system)) = line.split_once(" - ") else { continue };
-            let Some(mount) = mount.split(' ').nth(4).map(PathBuf::from) else { continue };
+            let mut mount = mount.split(' ').skip(3).map(PathBuf::from);
+            let (Some(root), Some(mount)) = (mount.next(), mount.next()) else { continue };
             let mut system = system.split(' ');
             let found = match (system.next(), system.nth(1)) {
-                (Some("cgroup2"), _) => unified(&mount),
+                (Some("cgroup2"), _) => {
+                    Hierarchy { root, controllers: handed_down(&mount), ..Hierarchy::at(mount, true) }
+                }
                 (Some("cgroup"), Some(options)) => {
                     let named = options.split(',').filter(|option| is_controller(option));
-                    Hierarchy { mount, controllers: named.map(str::to_string).collect(), unified: false }
+                    let controllers = named.map(str::to_string).collect();
+                    Hierarchy { root, controllers, ..Hierarchy::at(mount, false) }
                 }
                 _ => continue,
             };
@@ -103,10 +111,22 @@ impl Hierarchies {
     }
 }
 
-fn unified(mount: &Path) -> Hierarchy {
+impl Hierarchy {
+    /// One that is mounted there, with no controllers yet.
+    pub fn at(mount: impl Into<PathBuf>, unified: bool) -> Hierarchy {
+        let mount = mount.into();
+        Hierarchy { base: mount.clone(), mount, root: "/".into(), controllers: Vec::new(), unified }
+    }
+
+    /// Whether it is v1's and has this controller.
+    pub fn is_v1(&self, controller: &str) -> bool {
+        !self.unified && self.controllers.iter().any(|own| own == controller)
+    }
+}
+
+fn handed_down(mount: &Path) -> Vec<String> {
     let text = fs::read_to_string(mount.join("cgroup.controllers")).unwrap_or_default();
-    let controllers = text.split_ascii_whitespace().map(str::to_string).collect();
-    Hierarchy { mount: mount.into(), controllers, unified: true }
+    text.split_ascii_whitespace().map(str::to_string).collect()
 }
 
 /// Whether a super block option of v1 names what the hierarchy is for: a controller, or `name=systemd`.
@@ -116,83 +136,14 @@ fn is_controller(option: &str) -> bool {
         && !option.starts_with("release_agent=")
 }
 
-/// A container's group: the same path in every hierarchy, below where that is mounted, wherever this process sits itself.
-#[derive(Clone, Debug)]
-pub struct Group {
-    pub hierarchies: Hierarchies,
-    /// `/mocker`
-    pub parent: PathBuf,
-    /// `/mocker/lab`
-    pub path: PathBuf,
-}
-
-impl Group {
-    /// Refuses a parent that could lead out of the hierarchy.
-    pub fn new(hierarchies: Hierarchies, parent: &Path, id: &ContainerId) -> Result<Self, Error> {
-        let parent = Path::new("/").join(parent);
-        if !parent.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_))) {
-            return Err(Error::new(format!("cannot make a group in {}: not a plain path", parent.display()))
-                .hint("--parent /mocker"));
-        }
-        let path = parent.join(id.as_str());
-        Ok(Group { hierarchies, parent, path })
-    }
-
-    pub fn directory(&self, hierarchy: &Hierarchy) -> PathBuf {
-        below(&hierarchy.mount, &self.path)
-    }
-
-    /// The group's directories that are there.
-    pub fn directories(&self) -> Vec<PathBuf> {
-        self.hierarchies.all.iter().map(|hierarchy| self.directory(hierarchy)).filter(|path| path.is_dir()).collect()
-    }
-
-    /// Its directory in the hierarchy of a controller.
-    pub fn of(&self, controller: &str) -> Option<PathBuf> {
-        self.hierarchies.of(controller).map(|hierarchy| self.directory(hierarchy)).filter(|path| path.is_dir())
-    }
-
-    pub fn unified(&self) -> Option<PathBuf> {
-        self.hierarchies.unified().map(|hierarchy| self.directory(hierarchy)).filter(|path| path.is_dir())
-    }
-
-    /// The parent's directories in a hierarchy, outermost first.
-    pub fn parents(&self, hierarchy: &Hierarchy) -> Vec<PathBuf> {
-        let parent = below(&hierarchy.mount, &self.parent);
-        let mut parents: Vec<PathBuf> =
-            parent.ancestors().take_while(|path| *path != hierarchy.mount).map(PathBuf::from).collect();
-        parents.reverse();
-        parents
-    }
-
-    /// Tells the stages to come where the group is.
-    pub fn describe(&self, document: &mut Document, devices: bool) {
-        document.set("/linux/cgroupsPath", self.path.to_string_lossy());
-        let mut description = json!({
-            "version": self.hierarchies.version(),
-            "directories": self.directories(),
-            "devices": devices,
-        });
-        if let Some(unified) = self.unified() {
-            description["unified"] = unified.to_string_lossy().into();
-        }
-        document.set("/mocker/cgroup", description);
-    }
-}
-
-fn below(mount: &Path, path: &Path) -> PathBuf {
-    mount.join(path.strip_prefix("/").unwrap_or(path))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn machine() -> Hierarchies {
         let v1 = |name: &str| Hierarchy {
-            mount: Path::new("/sys/fs/cgroup").join(name),
             controllers: name.split(',').map(str::to_string).collect(),
-            unified: false,
+            ..Hierarchy::at(format!("/sys/fs/cgroup/{name}"), false)
         };
         Hierarchies { all: vec![v1("memory"), v1("cpu,cpuacct")] }
     }
@@ -202,11 +153,12 @@ mod tests {
         let hybrid = "34 24 0:29 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
                       33 24 0:28 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd\n\
                       35 24 0:30 / /sys/fs/cgroup/unified rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n\
-                      36 24 0:29 / /mnt/memory rw - cgroup cgroup rw,memory\n";
+                      36 24 0:29 /x /mnt/memory rw - cgroup cgroup rw,memory\n";
         let all = Hierarchies::read(hybrid);
         let mounts: Vec<&str> = all.iter().map(|one| one.mount.to_str().unwrap()).collect();
         assert_eq!(mounts, ["/sys/fs/cgroup/memory", "/sys/fs/cgroup/systemd", "/sys/fs/cgroup/unified"]);
         assert_eq!(all[1].controllers, ["name=systemd"]);
+        assert_eq!(all[0].root, Path::new("/"));
         assert_eq!(Hierarchies { all }.version(), "hybrid");
     }
 
@@ -217,17 +169,5 @@ mod tests {
         assert_eq!(machine.version(), "v1");
         let error = machine.need("pids").unwrap_err();
         assert!(error.what.contains("no pids controller") && error.hint.contains("memory cpu cpuacct"), "{error}");
-    }
-
-    #[test]
-    fn a_parent_that_leads_out_is_refused() {
-        let id = "lab".parse().unwrap();
-        assert!(Group::new(machine(), Path::new("/a/../.."), &id).is_err());
-        let group = Group::new(machine(), Path::new("a/b"), &id).unwrap();
-        assert_eq!(group.path, Path::new("/a/b/lab"));
-        let memory = &machine().all[0];
-        assert_eq!(group.directory(memory), Path::new("/sys/fs/cgroup/memory/a/b/lab"));
-        let parents = ["/sys/fs/cgroup/memory/a", "/sys/fs/cgroup/memory/a/b"].map(PathBuf::from);
-        assert_eq!(group.parents(memory), parents);
     }
 }

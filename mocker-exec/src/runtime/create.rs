@@ -129,7 +129,8 @@ fn make(runtime: &Runtime, args: &BundleArgs, bundle: &mut Bundle, waits: bool) 
         etc::prepare_directory(&bundle.plan, &bundle.document)?;
         rootfs::prepare(&bundle.plan)?;
         etc::prepare(&mut bundle.plan)?;
-        bundle.groups.make()?;
+        bundle.plan.cgroup = bundle.groups.make()?;
+        record.cgroup = bundle.plan.cgroup.clone();
         let line = waits.then(|| StartLine::make(&record.directory)).transpose()?;
         container::make(&bundle.plan, &bundle.prepared, &mut record, line, None)
     })();

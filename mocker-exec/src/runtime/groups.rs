@@ -4,9 +4,11 @@ use std::fs;
 use std::path::Path;
 
 use mocker_common::cgroup::devices::{self, Rule};
-use mocker_common::cgroup::hierarchy::{Group, Hierarchies};
-use mocker_common::cgroup::life;
+use mocker_common::cgroup::end;
+use mocker_common::cgroup::hierarchy::Hierarchies;
+use mocker_common::cgroup::life::{self, Made};
 use mocker_common::cgroup::limits::{self, Resources, Setting};
+use mocker_common::cgroup::place::Group;
 use mocker_common::document::{ContainerId, Document};
 use mocker_common::error::Error;
 
@@ -15,64 +17,72 @@ use crate::plan::Cgroup;
 /// What is to be made.
 pub struct Asked {
     group: Group,
+    resources: Resources,
     settings: Vec<Setting>,
     rules: Vec<Rule>,
+    /// whether the container may do without, where nobody lets us make groups
+    may_lack: bool,
 }
 
 /// Reads and checks what the document asks for. Nothing is made.
 pub fn asked(document: &Document, id: &ContainerId) -> Result<Asked, Error> {
+    let resources = Resources::parse(document.get("/linux/resources"))?;
     let hierarchies = Hierarchies::detect()?;
-    let resources = Resources::read(document)?;
     let settings = resources.settings(&hierarchies)?;
-    let path = document.text("/linux/cgroupsPath").filter(|path| !path.is_empty());
-    let path = path.map(Path::new).unwrap_or(Path::new(id.as_str()));
-    let name: ContainerId = path.file_name().and_then(|name| name.to_str()).unwrap_or("").parse()?;
-    let group = Group::new(hierarchies, path.parent().unwrap_or(Path::new("/")), &name)?;
-    Ok(Asked { group, settings, rules: with_defaults(resources.devices) })
+    let path = document.text("/linux/cgroupsPath").unwrap_or_default();
+    let group = Group::named(hierarchies, path, id.as_str(), false)?;
+    // What every container may open stands behind what was asked for.
+    let rules = resources.devices.iter().cloned().chain(devices::defaults()).collect();
+    Ok(Asked { group, resources, settings, rules, may_lack: path.is_empty() && !is_root_of_the_machine() })
 }
 
-/// The devices that every container has are always allowed (runtime-spec config-linux.md, Default Devices).
-fn with_defaults(asked: Vec<Rule>) -> Vec<Rule> {
-    const CHARACTER: [(i64, Option<i64>); 8] =
-        [(1, Some(3)), (1, Some(5)), (1, Some(7)), (1, Some(8)), (1, Some(9)), (5, Some(0)), (5, Some(2)), (136, None)];
-    let rule = |allow, kind: &str, major, minor, access: &str| Rule {
-        allow,
-        kind: Some(kind.into()),
-        major,
-        minor,
-        access: Some(access.into()),
-    };
-    let mut rules = match asked.is_empty() {
-        true => vec![Rule { allow: false, access: Some("rwm".into()), ..Rule::default() }],
-        false => asked,
-    };
-    rules.extend(["c", "b"].map(|kind| rule(true, kind, None, None, "m")));
-    rules.extend(CHARACTER.map(|(major, minor)| rule(true, "c", Some(major), minor, "rwm")));
-    rules
+/// Root in a user namespace is an ordinary user outside, as far as groups are concerned.
+fn is_root_of_the_machine() -> bool {
+    const ALL: &str = "4294967295";
+    let maps_all = || fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| map.trim().ends_with(ALL));
+    rustix::process::geteuid().is_root() && maps_all()
 }
 
 impl Asked {
     /// Where the groups will be: for the record, which comes before the thing.
     pub fn describe(&self) -> Cgroup {
-        let all = &self.group.hierarchies.all;
+        let unified = self.group.hierarchies.unified().map(|unified| self.group.directory(unified));
         Cgroup {
             path: self.group.path.clone(),
-            directories: all.iter().map(|hierarchy| self.group.directory(hierarchy)).collect(),
-            unified: self.group.hierarchies.unified().map(|unified| self.group.directory(unified)),
+            directories: self.group.places().collect(),
+            unified,
             devices: true,
+            group: Some(self.group.clone()),
         }
     }
 
-    /// Makes the groups and sets their limits.
-    pub fn make(&self) -> Result<(), Error> {
-        life::make(&self.group, &self.settings, false)?;
+    /// Makes the groups and sets their limits. Returns where they are.
+    pub fn make(&mut self) -> Result<Cgroup, Error> {
+        let made = life::ensure(&mut self.group, &self.settings, self.may_lack)?;
+        let have = &self.group.hierarchies;
+        if let Some(lacks) = self.settings.iter().find(|setting| have.of(&setting.controller).is_none()) {
+            return Err(Error::new(format!(
+                "cannot set {} limit: container could not join or create cgroup",
+                lacks.controller
+            ))
+            .why("a container must never run less confined than was asked")
+            .hint("as root; or without limits; or below a group that was delegated to you (cgroups(7), Delegation)"));
+        }
+        if made == Made::Reused {
+            // Its limits may stand in the way of the new ones.
+            self.settings = self.resources.settings_over(have, limits::memory_limit(&self.group))?;
+        }
         limits::apply(&self.group, &self.settings)?;
-        devices::confine(&self.group, &self.rules).map(drop)
+        let devices = devices::enforce(&self.group, &self.rules, made == Made::New)?;
+        Ok(Cgroup { devices, ..self.describe() })
     }
 }
 
 /// The group of a container that is there.
 pub fn find(cgroup: &Cgroup) -> Result<Group, Error> {
+    if let Some(group) = &cgroup.group {
+        return Ok(group.clone());
+    }
     if cgroup.directories.is_empty() {
         return Err(Error::new("cannot find the container's group: it has none")
             .why("freezing, counting and killing all its processes is done by their group")
@@ -84,7 +94,11 @@ pub fn find(cgroup: &Cgroup) -> Result<Group, Error> {
 
 /// Whether the container stands frozen. Read from the one file that says it, since every `state` asks.
 pub fn is_frozen(cgroup: &Cgroup) -> bool {
-    let v1 = cgroup.directories.iter().filter_map(|one| fs::read_to_string(one.join("freezer.state")).ok()).next();
+    let state = |one: &Path| fs::read_to_string(one.join("freezer.state")).ok();
+    let v1 = match &cgroup.group {
+        Some(group) => group.hierarchies.of("freezer").and_then(|freezer| state(&group.directory(freezer))),
+        None => cgroup.directories.iter().find_map(|one| state(one)),
+    };
     let v2 = || cgroup.unified.as_ref().and_then(|one| fs::read_to_string(one.join("cgroup.events")).ok());
     match v1 {
         Some(state) => state.trim() != "THAWED",
@@ -94,12 +108,10 @@ pub fn is_frozen(cgroup: &Cgroup) -> bool {
 
 /// Kills whatever is left in the groups.
 pub fn end_processes(cgroup: &Cgroup) -> Result<(), Error> {
-    life::end_processes(&find(cgroup)?)
+    end::end_processes(&find(cgroup)?)
 }
 
 /// Kills what is left in the groups and removes them.
 pub fn remove(cgroup: &Cgroup) -> Result<(), Error> {
-    let group = find(cgroup)?;
-    life::end_processes(&group)?;
-    life::remove(&group)
+    end::delete(&find(cgroup)?)
 }

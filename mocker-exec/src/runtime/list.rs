@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::Command;
 
-use mocker_common::cgroup::life;
+use mocker_common::cgroup::end;
 use mocker_common::error::{Error, failed};
 use mocker_common::stage::die_by_sigpipe;
 use serde_json::{Value, json};
@@ -56,7 +56,7 @@ pub fn processes(runtime: &Runtime, id: &str, format: ListFormat, options: &[Str
     let record = Record::find(&runtime.root, id)?;
     let pids = match record.status() {
         Status::Stopped => None,
-        _ => Some(life::processes(&groups::find(&record.cgroup)?)),
+        _ => Some(end::processes(&groups::find(&record.cgroup)?)),
     };
     match (format, pids) {
         (ListFormat::Json, pids) => print(&format!("{}\n", json!(pids))),

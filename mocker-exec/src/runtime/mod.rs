@@ -7,6 +7,7 @@
 pub mod console;
 pub mod create;
 pub mod delete;
+pub mod events;
 pub mod exec;
 pub mod features;
 pub mod groups;
@@ -22,7 +23,7 @@ pub mod update;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use mocker_common::cgroup::life;
+use mocker_common::cgroup::freeze;
 use mocker_common::error::Error;
 
 use crate::args::{Command, RuntimeArgs};
@@ -61,6 +62,7 @@ pub fn main(args: &RuntimeArgs, command: &Command) -> ExitCode {
             }
             match command {
                 Command::Exec(_) => ExitCode::from(255),
+                Command::Unshare { .. } => ExitCode::from(error.exit_status()),
                 _ => ExitCode::FAILURE,
             }
         }
@@ -82,7 +84,7 @@ impl Runtime {
             Command::Pause { id } => self.pause(id),
             Command::Resume { id } => self.resume(id),
             Command::Update(args) => update::update(self, args),
-            Command::Events { .. } => Err(Error::new("cannot tell events yet")),
+            Command::Events { interval, stats, id } => events::events(self, id, interval, *stats),
             Command::Features => features::print(),
             Command::Spec { bundle, rootless } => spec::spec(bundle.as_deref(), *rootless),
             Command::Unshare { command } => return crate::userns::unshare(command),
@@ -100,7 +102,7 @@ impl Runtime {
     fn pause(&self, id: &str) -> Result<(), Error> {
         let record = Record::find(&self.root, id)?;
         match record.status() {
-            Status::Created | Status::Running => life::freeze(&groups::find(&record.cgroup)?),
+            Status::Created | Status::Running => freeze::freeze(&groups::find(&record.cgroup)?),
             _ => Err(not_running(&record)),
         }
     }
@@ -108,7 +110,7 @@ impl Runtime {
     fn resume(&self, id: &str) -> Result<(), Error> {
         let record = Record::find(&self.root, id)?;
         match record.status() {
-            Status::Paused => life::thaw(&groups::find(&record.cgroup)?),
+            Status::Paused => freeze::thaw(&groups::find(&record.cgroup)?),
             _ => Err(Error::new("container not paused")),
         }
     }

@@ -1,9 +1,8 @@
 //! `kill`: a signal to a container's first process, or to all of them. Source: signal(7), pidfd_send_signal(2).
 
-use mocker_common::cgroup::life;
+use mocker_common::cgroup::{end, freeze};
 use mocker_common::error::{Error, errno_text};
 use nix::sys::signal::Signal;
-use nix::unistd::Pid;
 use rustix::process::PidfdFlags;
 
 use crate::runtime::record::{Record, Status};
@@ -41,18 +40,13 @@ fn send(record: &Record, pid: i32, number: i32) -> Result<(), Error> {
 }
 
 fn kill_all(record: &Record, number: i32) -> Result<(), Error> {
-    let group = groups::find(&record.cgroup)?;
-    for pid in life::processes(&group) {
-        // SAFETY: kill takes two numbers. One that has ended meanwhile is as good.
-        unsafe { libc::kill(Pid::from_raw(pid).as_raw(), number) };
-    }
-    thaw_for_kill(record, number)
+    end::signal_all(&groups::find(&record.cgroup)?, number)
 }
 
 /// On v1 a frozen process takes no signal, not even SIGKILL: it dies when it is thawed.
 fn thaw_for_kill(record: &Record, number: i32) -> Result<(), Error> {
     match number == libc::SIGKILL && groups::is_frozen(&record.cgroup) {
-        true => life::thaw(&groups::find(&record.cgroup)?),
+        true => freeze::thaw(&groups::find(&record.cgroup)?),
         false => Ok(()),
     }
 }

@@ -1,13 +1,13 @@
 //! `update`: new limits for a container that runs.
 
+use std::fs;
 use std::io::Read;
 use std::path::Path;
 
-use mocker_common::cgroup::limits::{self, Resources};
-use mocker_common::document::Document;
+use mocker_common::cgroup::update;
 use mocker_common::error::{Error, failed};
 use mocker_common::units::parse_size;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::args::UpdateArgs;
 use crate::runtime::record::{Record, Status};
@@ -19,56 +19,59 @@ pub fn update(runtime: &Runtime, args: &UpdateArgs) -> Result<(), Error> {
     if record.status() == Status::Stopped {
         return Err(not_running(&record));
     }
-    let mut document = Document::new();
-    document.remove("/linux/resources");
-    match &args.resources {
-        Some(path) => document.set("/linux/resources", read_resources(path)?),
-        None => flags_into(&mut document, args)?,
-    }
-    let group = groups::find(&record.cgroup)?;
-    let settings = Resources::read(&document)?.settings(&group.hierarchies)?;
-    limits::apply(&group, &settings)
+    let new = match &args.resources {
+        Some(path) => read_resources(path)?,
+        None => of_flags(args)?,
+    };
+    let mut document = record.document()?;
+    let old = document.get("/linux/resources").cloned().unwrap_or_default();
+    let merged = update::update(&groups::find(&record.cgroup)?, &old, &new)?;
+    document.set("/linux/resources", merged);
+    let (config, new) = (record.directory.join("config.json"), record.directory.join("config.json.new"));
+    fs::write(&new, document.to_bytes())
+        .and_then(|()| fs::rename(&new, &config))
+        .map_err(failed("write", config.display()))
 }
 
 fn read_resources(path: &Path) -> Result<Value, Error> {
     let mut text = Vec::new();
     let read = match path == Path::new("-") {
         true => std::io::stdin().read_to_end(&mut text).map(drop),
-        false => std::fs::read(path).map(|bytes| text = bytes),
+        false => fs::read(path).map(|bytes| text = bytes),
     };
     read.map_err(failed("read resources", path.display()))?;
     serde_json::from_slice(&text).map_err(|cause| Error::new(format!("cannot read resources: {cause}")))
 }
 
-fn flags_into(document: &mut Document, args: &UpdateArgs) -> Result<(), Error> {
-    let mut set = |name: &str, value: Option<Value>| {
-        if let Some(value) = value {
-            document.set(&format!("/linux/resources/{name}"), value);
-        }
+/// The flags as the file would have them.
+fn of_flags(args: &UpdateArgs) -> Result<Value, Error> {
+    let bytes = |flag: &str, text: &Option<String>| match text.as_deref() {
+        None => Ok(Value::Null),
+        Some("-1") => Ok((-1).into()),
+        Some(text) => parse_size(text)
+            .map(Value::from)
+            .map_err(|error| Error::new(format!("invalid value for {flag}: {}", error.what)).hint(error.hint)),
     };
-    set("blockIO/weight", args.blkio_weight.map(Value::from));
-    set("cpu/period", args.cpu_period.map(Value::from));
-    set("cpu/quota", args.cpu_quota.map(Value::from));
-    set("cpu/burst", args.cpu_burst.map(Value::from));
-    set("cpu/shares", args.cpu_share.map(Value::from));
-    set("cpu/realtimePeriod", args.cpu_rt_period.map(Value::from));
-    set("cpu/realtimeRuntime", args.cpu_rt_runtime.map(Value::from));
-    set("cpu/cpus", args.cpuset_cpus.clone().map(Value::from));
-    set("cpu/mems", args.cpuset_mems.clone().map(Value::from));
-    set("cpu/idle", args.cpu_idle.map(Value::from));
-    set("pids/limit", args.pids_limit.map(Value::from));
-    for (name, text) in [
-        ("memory/limit", &args.memory),
-        ("memory/reservation", &args.memory_reservation),
-        ("memory/swap", &args.memory_swap),
-        ("memory/kernel", &args.kernel_memory),
-        ("memory/kernelTCP", &args.kernel_memory_tcp),
-    ] {
-        let bytes = |text: &String| match text.as_str() {
-            "-1" => Ok(-1),
-            _ => parse_size(text).map(|bytes| bytes as i64),
-        };
-        set(name, text.as_ref().map(bytes).transpose()?.map(Value::from));
-    }
-    Ok(())
+    Ok(json!({
+        "blockIO": { "weight": args.blkio_weight },
+        "cpu": {
+            "period": args.cpu_period,
+            "quota": args.cpu_quota,
+            "burst": args.cpu_burst,
+            "shares": args.cpu_share,
+            "realtimePeriod": args.cpu_rt_period,
+            "realtimeRuntime": args.cpu_rt_runtime,
+            "cpus": args.cpuset_cpus,
+            "mems": args.cpuset_mems,
+            "idle": args.cpu_idle,
+        },
+        "memory": {
+            "limit": bytes("memory", &args.memory)?,
+            "reservation": bytes("memory-reservation", &args.memory_reservation)?,
+            "swap": bytes("memory-swap", &args.memory_swap)?,
+            "kernel": bytes("kernel-memory", &args.kernel_memory)?,
+            "kernelTCP": bytes("kernel-memory-tcp", &args.kernel_memory_tcp)?,
+        },
+        "pids": { "limit": args.pids_limit },
+    }))
 }
