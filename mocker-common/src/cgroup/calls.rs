@@ -3,6 +3,7 @@
 use std::fmt;
 use std::fs;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -54,7 +55,8 @@ impl Explained for MakeGroup<'_> {
 impl KernelCall for MakeGroup<'_> {
     type Output = ();
     fn call(&self) -> Result<(), Cause> {
-        Ok(fs::create_dir(self.path)?)
+        // Said, and not left to a caller's umask of 0: whoever can write there can set the limits.
+        Ok(fs::DirBuilder::new().mode(0o755).create(self.path)?)
     }
 }
 

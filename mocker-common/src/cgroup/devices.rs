@@ -57,16 +57,16 @@ pub fn enforce(group: &Group, rules: &[Rule], new: bool) -> Result<bool, Error> 
     for rule in rules {
         rule.check()?;
     }
-    match (rules.is_empty(), group.of("devices"), group.unified()) {
-        (true, _, _) => Ok(false),
-        (false, Some(directory), _) => list(&directory, &Policy::of(rules)?).map(|()| true),
-        // A program can do what a list of v1 cannot: take its rules as they are.
-        (false, None, Some(directory)) => {
-            let rules = Policy::of(rules).map(|policy| policy.rules()).unwrap_or_else(|_| closed(rules));
-            device_program::attach(&directory, &rules, new)
-        }
-        (false, None, None) => Ok(false),
+    if rules.is_empty() {
+        return Ok(false);
     }
+    if let Some(directory) = group.of("devices") {
+        return list(&directory, &Policy::of(rules)?).map(|()| true);
+    }
+    let Some(directory) = group.unified() else { return Ok(false) };
+    // A program can do what a list of v1 cannot: take its rules as they are.
+    let rules = Policy::of(rules).map(|policy| policy.rules()).unwrap_or_else(|_| closed(rules));
+    device_program::attach(&directory, &rules, new)
 }
 
 /// Nothing is allowed but what the rules say.

@@ -185,9 +185,6 @@ impl Process {
         init::enter_existing_directory(&self.plan.process.cwd)?;
         let process = with_home(&self.plan.process)?;
         init::become_user(&self.plan, &self.prepared, &labels, channel, slave)?;
-        if self.plan.detached {
-            init::outlive_parent()?;
-        }
         program::execute(&process)
     }
 

@@ -25,12 +25,12 @@ pub struct Asked {
 }
 
 /// Reads and checks what the document asks for. Nothing is made.
-pub fn asked(document: &Document, id: &ContainerId) -> Result<Asked, Error> {
+pub fn asked(document: &Document, id: &ContainerId, systemd: bool) -> Result<Asked, Error> {
     let resources = Resources::parse(document.get("/linux/resources"))?;
     let hierarchies = Hierarchies::detect()?;
     let settings = resources.settings(&hierarchies)?;
     let path = document.text("/linux/cgroupsPath").unwrap_or_default();
-    let group = Group::named(hierarchies, path, id.as_str(), false)?;
+    let group = Group::named(hierarchies, path, id.as_str(), systemd)?;
     // What every container may open stands behind what was asked for.
     let rules = resources.devices.iter().cloned().chain(devices::defaults()).collect();
     Ok(Asked { group, resources, settings, rules, may_lack: path.is_empty() && !is_root_of_the_machine() })
