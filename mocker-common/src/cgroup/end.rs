@@ -68,16 +68,15 @@ pub fn signal_all(group: &Group, signal: i32) -> Result<(), Error> {
         // SAFETY: kill takes any numbers; these are never 0 nor negative.
         unsafe { libc::kill(pid, signal) }; // gone already is as good
     }
-    match stood && signal != libc::SIGKILL {
-        true => Ok(()),
-        false => thaw_any(group),
-    }
-}
-
-fn thaw_any(group: &Group) -> Result<(), Error> {
-    match is_frozen(group) {
-        true => thaw(group),
-        false => thaw_v1(group), // half frozen
+    match (signal, stood) {
+        (libc::SIGKILL, _) => {
+            if is_frozen(group) {
+                thaw(group)?;
+            }
+            thaw_v1(group)
+        }
+        (_, true) => Ok(()),
+        (_, false) => thaw(group).or(Ok(())), // without a freezer nobody stands
     }
 }
 
@@ -96,7 +95,8 @@ fn processes_below(directory: &Path) -> Vec<i32> {
     own.chain(groups_below(directory).iter().flat_map(|group| processes_below(group))).collect()
 }
 
-fn groups_below(directory: &Path) -> Vec<PathBuf> {
+/// The groups right below a directory.
+pub fn groups_below(directory: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()
 }
