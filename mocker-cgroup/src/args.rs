@@ -9,6 +9,9 @@ use mocker_common::units::{format_size, parse_size};
 use mocker_common::cgroup::cpu;
 use mocker_common::cgroup::hierarchy::Hierarchies;
 
+/// Where groups are made unless another parent is named.
+pub const PARENT: &str = "/mocker";
+
 /// Gives the container of the document on standard input a control group with limits
 ///
 /// Makes the group PARENT/ID in every cgroup hierarchy that limits or the container's life need, on cgroup v1, hybrid
@@ -19,7 +22,7 @@ pub struct Args {
     #[command(flatten)]
     pub limits: LimitArgs,
     /// The group to make the container's group in
-    #[arg(long, value_name = "PATH", default_value = "/mocker")]
+    #[arg(long, value_name = "PATH", default_value = PARENT)]
     pub parent: String,
     #[command(flatten)]
     pub stage: StageArgs,

@@ -5,6 +5,7 @@
 //! into it before that can fork. Needs root, or a parent group that was delegated. Source: cgroups(7).
 
 mod args;
+mod delegated;
 mod life;
 mod stat;
 
@@ -53,7 +54,8 @@ fn recipe(document: &mut Document, args: &Args, undo: &mut Undo) -> Result<(), E
     // A v1 cpuset is made only where one was asked for: it holds nothing, and a new one takes no process.
     let cpuset = settings.iter().any(|setting| setting.controller == "cpuset");
     hierarchies.all.retain(|one| cpuset || one.unified || one.controllers != ["cpuset"]);
-    if rootless::in_user_namespace() && settings.is_empty() {
+    let rootless = rootless::in_user_namespace();
+    if rootless && settings.is_empty() {
         // An ordinary user has no group to make one in, and none is needed: nothing is limited.
         document.set(
             "/mocker/cgroup",
@@ -61,11 +63,14 @@ fn recipe(document: &mut Document, args: &Args, undo: &mut Undo) -> Result<(), E
         );
         return Ok(());
     }
-    let group = Group::new(hierarchies, Path::new(&args.parent), &id)?;
+    let delegated = if rootless && args.parent == args::PARENT { delegated::parent(&hierarchies) } else { None };
+    let parent = delegated.as_deref().unwrap_or(Path::new(&args.parent));
+    let group = Group::new(hierarchies, parent, &id)?;
 
     life::create(&group, &id, &settings, undo)?;
     limits::apply(&group, &settings)?;
-    let devices = devices::confine(&group, &resources.devices)?;
+    // Which devices a group may open only the machine's root can say; in a user namespace no node opens that mocker has not bound.
+    let devices = !rootless && devices::confine(&group, &resources.devices)?;
 
     group.describe(document, devices);
     Ok(())

@@ -22,18 +22,18 @@ pub struct Args {
     #[command(subcommand)]
     pub command: Option<Command>,
     #[command(flatten)]
-    pub runtime: RuntimeArgs,
-    #[command(flatten)]
     pub stage: StageArgs,
     #[command(flatten)]
     pub container: ContainerArgs,
     /// End with the process that started this one: when it dies, the container gets SIGTERM
     #[arg(long)]
     pub with_parent: bool,
+    #[command(flatten)]
+    pub runtime: RuntimeArgs,
 }
 
-/// dockerd reads the words behind `version`, `commit:` and `spec:`.
-const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "\ncommit: none\nspec: 1.3.0");
+/// As runc says it: dockerd takes what stands behind ` version ` in the first line, and behind `commit:`.
+const VERSION: &str = concat!("version ", env!("CARGO_PKG_VERSION"), "\ncommit: none\nspec: 1.3.0");
 
 const EXAMPLES: &str = "\
 Examples:
@@ -89,7 +89,7 @@ pub struct RuntimeArgs {
     /// Append errors to this file too
     #[arg(long, value_name = "FILE")]
     pub log: Option<PathBuf>,
-    /// How
+    /// As lines of text or of JSON
     #[arg(long, value_name = "FORM", default_value = "text")]
     pub log_format: LogFormat,
     /// Log more than errors

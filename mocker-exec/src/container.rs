@@ -13,6 +13,7 @@ use crate::calls::process::Cloned;
 use crate::capabilities::Sets;
 use crate::channel::{Channel, Message};
 use crate::init::{self, Prepared};
+use crate::mounts::MountSources;
 use crate::plan::{Plan, Root};
 use crate::runtime::record::{Record, state_root};
 use crate::runtime::start::StartLine;
@@ -44,6 +45,9 @@ pub fn run(document: &Document, id: &ContainerId, settings: &Settings, signals: 
             .hint("… | mocker-exec -i --document-fd 3 3<&0 0<&4   with your own stdin kept before as 4: exec 4<&0"));
     }
     let prepared = prepare(&plan, settings.pass_stdin)?;
+    for name in &prepared.missing {
+        eprintln!("{TOOL}: warning: capability {name} cannot be given: this kernel or the caller does not have it");
+    }
     let user = plan.process.terminal.then(UserTerminal::open).transpose()?;
 
     let dirs = Directories::from_env();
@@ -54,7 +58,7 @@ pub fn run(document: &Document, id: &ContainerId, settings: &Settings, signals: 
             let made = make(&plan, &prepared, &mut record, None, Some(signals))?;
             made.supervise(&plan, user, settings.interactive, signals)
         });
-        let forgotten = record.forget();
+        let forgotten = record.forget(|_| ());
         outcome.and_then(|status| forgotten.map(|()| status))
     });
     let removed = match &plan.root {
@@ -92,17 +96,13 @@ pub fn prepare(plan: &Plan, pass_stdin: bool) -> Result<Prepared, Error> {
     let owns = plan.has_namespace("user");
     let missing =
         capabilities.limit_to(if owns { crate::capabilities::bounding() } else { crate::capabilities::available()? });
-    // Unknown or ungrantable capabilities are a warning, not an error (runtime-spec config.md, Linux Process). An engine
-    // takes every line for an error: it is told nothing.
-    for name in unknown.iter().chain(&missing).filter(|_| !plan.is_of_engine) {
-        eprintln!("{TOOL}: warning: capability {name} cannot be given: this kernel or the caller does not have it");
-    }
+    let missing = unknown.into_iter().chain(missing).collect();
     let mut sets = capabilities;
     if !plan.cgroup.devices {
         sets = sets.without("CAP_MKNOD");
     }
     let filter = plan.seccomp.as_ref().map(seccomp::from_document).transpose()?;
-    Ok(Prepared { joins: namespaces::open(plan)?, capabilities: sets, filter, pass_stdin })
+    Ok(Prepared { joins: namespaces::open(plan)?, capabilities: sets, filter, missing, pass_stdin })
 }
 
 /// A container whose program runs, or waits for `start`.
@@ -122,6 +122,7 @@ pub fn make(
     signals: Option<&SignalFd>,
 ) -> Result<Made, Error> {
     let groups = cgroup::open(plan)?;
+    let sources = MountSources::open(plan)?;
     if let Some(signals) = signals {
         supervise::stop_if_asked(signals)?;
     }
@@ -129,7 +130,7 @@ pub fn make(
     let running = match namespaces::clone_init(plan, &prepared.joins)? {
         Cloned::Child => {
             drop(outside);
-            init::run(plan, prepared, inside, line)
+            init::run(plan, prepared, &sources, inside, line)
         }
         Cloned::Parent { pid, pidfd } => Running { pid, pidfd },
     };
@@ -183,14 +184,13 @@ fn follow(
     }
 }
 
-/// The hooks of the moment just after the program was started. One that fails is told; the container runs on.
-pub fn run_poststart(plan: &Plan, pid: i32) {
+/// The hooks of the moment just after the program was started. If one fails the container has to end, and the hooks after
+/// it are not run (runtime-spec 1.3, Lifecycle 9).
+pub fn run_poststart(plan: &Plan, pid: i32) -> Result<(), Error> {
     let mut state = plan.state.clone();
     state["pid"] = pid.into();
     state["status"] = "running".into();
-    for error in plan.hooks.poststart.iter().filter_map(|hook| hook.run(&state).err()) {
-        eprintln!("{TOOL}: {error}");
-    }
+    plan.hooks.poststart.iter().try_for_each(|hook| hook.run(&state))
 }
 
 impl Made {
@@ -202,7 +202,11 @@ impl Made {
         interactive: bool,
         signals: &SignalFd,
     ) -> Result<u8, Error> {
-        run_poststart(plan, self.running.pid);
+        if let Err(error) = run_poststart(plan, self.running.pid) {
+            self.running.kill();
+            self.running.status().map(drop).unwrap_or_default(); // reaped; the hook's failure is the one to tell
+            return Err(error);
+        }
         let terminals = self.master.map(|master| Terminals { master, user, interactive });
         self.running.supervise(signals, terminals)
     }

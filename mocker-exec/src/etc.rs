@@ -35,6 +35,7 @@ pub fn prepare(plan: &mut Plan) -> Result<(), Error> {
             kind: "bind".into(),
             source: path.to_string_lossy().into_owned(),
             options: ["bind", "rprivate"].map(String::from).to_vec(),
+            ..Mount::default()
         });
     }
     plan.mounts.extend(mounts);

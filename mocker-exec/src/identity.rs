@@ -3,16 +3,17 @@
 
 use std::os::fd::AsFd;
 
-use mocker_common::error::{Error, failed};
+use mocker_common::error::Error;
 use mocker_common::rootless;
 use mocker_common::step::step;
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::fs::OFlags;
 
 use crate::calls::files::WriteTo;
 use crate::calls::process::{NewKeyring, Prctl, SetGid, SetGroups, SetLimit, SetUid};
 use crate::capabilities::{self, Sets};
 use crate::channel::Channel;
 use crate::labels::Labels;
+use crate::mounts::procfs::Procfs;
 use crate::plan::{Plan, Process, User};
 use crate::rootfs::Rootfs;
 use crate::{labels, netdev, scheduling, seccomp};
@@ -85,46 +86,30 @@ pub fn prepare(plan: &Plan) -> Result<Labels, Error> {
     }
     // In a user namespace it has been set from outside: the right to is the host's.
     if let Some(score) = plan.process.oom_score_adj.filter(|_| !plan.has_namespace("user")) {
-        write_proc("/proc/self/oom_score_adj", &score.to_string())?;
+        write_own("oom_score_adj", &score.to_string())?;
     }
     labels::open(&plan.process)
 }
 
 /// Writes the document's sysctls, through the /proc that was mounted for the container.
 pub fn set_sysctls(plan: &Plan, rootfs: &Rootfs) -> Result<(), Error> {
+    if plan.sysctl.is_empty() {
+        return Ok(());
+    }
+    let proc = Procfs::of_container(rootfs)?;
     for (name, value) in &plan.sysctl {
-        let path = format!("/proc/sys/{}", name.replace('.', "/"));
-        let target = rootfs.ensure_existing(&path)?;
-        check_is_proc(target.descriptor.as_fd(), &path)?;
-        let file = openat(CWD, target.path(), OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
-            .map_err(|errno| failed("open", &path)(errno.into()))?;
-        step(WriteTo { file: file.as_fd(), shown: &path, text: value })
+        let path = format!("sys/{}", name.replace('.', "/"));
+        let file = proc.open(&path, OFlags::WRONLY)?;
+        step(WriteTo { file: file.as_fd(), shown: &format!("/proc/{path}"), text: value })
             .because("asked for: this sysctl belongs to a namespace of the container and is its own")?;
     }
     Ok(())
 }
 
-fn write_proc(path: &str, text: &str) -> Result<(), Error> {
-    let file = openat(CWD, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|errno| failed("open", path)(errno.into()))?;
-    check_is_proc(file.as_fd(), path)?;
-    step(WriteTo { file: file.as_fd(), shown: path, text }).because("asked for: the kernel reads the setting here")
-}
-
-/// A file of /proc that is redirected elsewhere would be written in its place (CVE-2025-52881).
-fn check_is_proc(file: std::os::fd::BorrowedFd<'_>, path: &str) -> Result<(), Error> {
-    match rustix::fs::fstatfs(file).is_ok_and(|stat| stat.f_type as u64 == 0x9fa0) {
-        true => Ok(()),
-        false => Err(Error::new(format!("cannot write {path}: it is not a file of the kernel"))
-            .why("something else is mounted in its place, and would be written instead")),
-    }
-}
-
-/// What was made ready for the program outside and before the root was changed.
-pub struct Prepared<'a> {
-    pub capabilities: &'a Sets,
-    pub filter: Option<&'a seccomp::Program>,
-    pub labels: &'a Labels,
+fn write_own(name: &str, text: &str) -> Result<(), Error> {
+    let file = Procfs::own()?.open(&format!("self/{name}"), OFlags::WRONLY)?;
+    step(WriteTo { file: file.as_fd(), shown: &format!("/proc/self/{name}"), text })
+        .because("asked for: the kernel reads the setting here")
 }
 
 /// Where a user has mapped himself alone nobody may set groups: then the one that is there anyway need not be set.
@@ -140,6 +125,13 @@ fn set_groups(user: &User) -> Result<(), Error> {
         }
         other => other,
     }
+}
+
+/// What was made ready for the program outside and before the root was changed.
+pub struct Prepared<'a> {
+    pub capabilities: &'a Sets,
+    pub filter: Option<&'a seccomp::Program>,
+    pub labels: &'a Labels,
 }
 
 /// Becomes the container's user with the container's rights, and no more. Afterwards only execve is left to do.

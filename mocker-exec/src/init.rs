@@ -17,6 +17,7 @@ use crate::calls::process::{CloseOnExec, NewSession, Prctl, SetName};
 use crate::capabilities::Sets;
 use crate::channel::{Channel, Message};
 use crate::labels::Labels;
+use crate::mounts::MountSources;
 use crate::namespaces::{self, Joins};
 use crate::plan::Plan;
 use crate::rootfs::{self, Rootfs};
@@ -28,15 +29,17 @@ pub struct Prepared {
     pub joins: Joins,
     pub capabilities: Sets,
     pub filter: Option<seccomp::Program>,
+    /// capabilities that were asked for and cannot be given: a warning, not an error (runtime-spec config.md, Linux Process)
+    pub missing: Vec<String>,
     /// whether stdin is the caller's to pass on; else it is empty
     pub pass_stdin: bool,
 }
 
 /// The child's whole life in this program. Never returns: it becomes the container's program, or ends.
-pub fn run(plan: &Plan, prepared: &Prepared, channel: Channel, line: Option<StartLine>) -> ! {
+pub fn run(plan: &Plan, prepared: &Prepared, sources: &MountSources, channel: Channel, line: Option<StartLine>) -> ! {
     explain::speak_as("init");
     let home = Home { channel, line };
-    let Err(error) = become_container(plan, prepared, &home);
+    let Err(error) = become_container(plan, prepared, sources, &home);
     home.failed(&error);
     // SAFETY: ends this process at once; nothing of the parent's is flushed twice.
     unsafe { libc::_exit(i32::from(error.exit_status())) }
@@ -57,9 +60,15 @@ impl Home {
     }
 }
 
-fn become_container(plan: &Plan, prepared: &Prepared, home: &Home) -> Result<Infallible, Error> {
+fn become_container(
+    plan: &Plan,
+    prepared: &Prepared,
+    sources: &MountSources,
+    home: &Home,
+) -> Result<Infallible, Error> {
     let channel = &home.channel;
-    enter_user_and_time(plan, channel)?;
+    let own = enter_user_and_time(plan, channel)?;
+    let plan = own.as_ref().unwrap_or(plan);
     stay_bound_to_parent()?;
     rustix::process::umask(rustix::fs::Mode::empty());
 
@@ -70,7 +79,7 @@ fn become_container(plan: &Plan, prepared: &Prepared, home: &Home) -> Result<Inf
     }
     let labels = identity::prepare(plan)?;
     let rootfs = rootfs::mount(plan)?;
-    mounts::make(plan, &rootfs)?;
+    mounts::make(plan, &rootfs, sources)?;
     devices::make(plan, &rootfs)?;
     let slave = plan.process.terminal.then(|| terminal::make(plan, &rootfs, channel)).transpose()?;
 
@@ -79,7 +88,7 @@ fn become_container(plan: &Plan, prepared: &Prepared, home: &Home) -> Result<Inf
     wait_for_go(channel)?;
     scheduling::reset_affinity(0)?;
     namespaces::unshare_cgroup(plan)?;
-    mounts::make_cgroups(plan, &rootfs)?;
+    mounts::make_cgroups(plan, &rootfs, sources)?;
     identity::set_sysctls(plan, &rootfs)?;
     mounts::guard_kernel_files(plan, &rootfs)?;
     set_names(plan)?;
@@ -97,17 +106,21 @@ fn become_container(plan: &Plan, prepared: &Prepared, home: &Home) -> Result<Inf
 }
 
 /// Waits for the maps of its user namespace and becomes root in there; its clocks come before, while /proc/self is its own.
-fn enter_user_and_time(plan: &Plan, channel: &Channel) -> Result<(), Error> {
+/// Returns the plan as it is from there on, where that differs.
+fn enter_user_and_time(plan: &Plan, channel: &Channel) -> Result<Option<Plan>, Error> {
     if plan.mappings.is_some() {
         wait_for_go(channel)?;
     }
     if plan.makes_namespace("time") {
         timens::enter_new(&plan.time_offsets)?;
     }
-    match plan.has_namespace("user") {
-        true => userns::become_root().and_then(|()| userns::make_later(plan)),
-        false => Ok(()),
+    if !plan.has_namespace("user") {
+        return Ok(None);
     }
+    let own = userns::stand_in_root(plan)?;
+    userns::become_root()?;
+    userns::make_later(plan)?;
+    Ok(own)
 }
 
 /// The container must not outlive the tool that cleans up after it.
@@ -148,7 +161,7 @@ fn finish_root(plan: &Plan, rootfs: Rootfs) -> Result<(), Error> {
     if plan.readonly {
         rootfs.make_readonly(!plan.cgroup.devices)?;
     }
-    rootfs.pivot()
+    rootfs.pivot(plan.no_pivot)
 }
 
 /// The container is made and its program known to be there: whoever makes it may go, whoever starts it comes later.

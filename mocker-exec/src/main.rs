@@ -34,6 +34,7 @@ mod supervise;
 mod terminal;
 mod timens;
 mod userns;
+mod valid;
 
 use std::path::Path;
 use std::process::ExitCode;

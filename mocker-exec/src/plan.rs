@@ -21,7 +21,7 @@ use crate::netdev::NetDevices;
 use crate::personality::Personality;
 use crate::scheduling::{CpuAffinity, IoPriority, Scheduler};
 use crate::timens::Offsets;
-use crate::userns::{self, Mappings};
+use crate::userns::{self, Mapping, Mappings};
 
 /// `process` (runtime-spec config.md, Process).
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -78,6 +78,10 @@ pub struct Mount {
     pub source: String,
     #[serde(default)]
     pub options: Vec<String>,
+    #[serde(default, rename = "uidMappings")]
+    pub uid_mappings: Vec<Mapping>,
+    #[serde(default, rename = "gidMappings")]
+    pub gid_mappings: Vec<Mapping>,
 }
 
 /// One of `linux.namespaces`.
@@ -143,6 +147,8 @@ pub struct Cgroup {
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub id: ContainerId,
+    /// what relative paths of the document are relative to
+    pub bundle: PathBuf,
     pub root: Root,
     pub readonly: bool,
     pub process: Process,
@@ -228,10 +234,12 @@ impl Plan {
         };
 
         let root = root(document, id, bundle)?;
+        userns::check_root(&root, &namespaces)?;
         let process = Process { env: with_home(&process, &root)?, ..process };
 
         Ok(Plan {
             id: id.clone(),
+            bundle: bundle.into(),
             root,
             readonly: document.view("/root/readonly")?,
             process,

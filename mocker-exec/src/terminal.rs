@@ -11,7 +11,6 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, ptsname, unlockpt};
 use rustix::termios::{OptionalActions, Termios, Winsize, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
 
-use crate::calls::mounts::Target;
 use crate::calls::process::{Become, ControllingTerminal};
 use crate::channel::Channel;
 use crate::devices;
@@ -33,8 +32,7 @@ pub fn make(plan: &Plan, rootfs: &Rootfs, channel: &Channel) -> Result<OwnedFd, 
     let (master, slave) = open_pair(plan, &ptmx.path())?;
     let name = ptsname(&master, Vec::new()).map_err(refused("name"))?;
     let shown = name.to_string_lossy().into_owned();
-    let place = Target { descriptor: rootfs.ensure_existing(&shown)?.descriptor, shown };
-    devices::bind_console(rootfs, &place)?;
+    devices::bind_console(rootfs, slave.as_fd(), &shown)?;
     channel.terminal(master.as_fd())?;
     Ok(slave)
 }

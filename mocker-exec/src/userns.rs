@@ -21,11 +21,12 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 use serde::Deserialize;
 
 use crate::calls::files::WriteTo;
+use crate::calls::mounts::Chdir;
 use crate::calls::process::{Clone3, Cloned, Join, JoinAll, SetGid, SetGroups, SetLimit, SetUid, Unshare};
 use crate::channel::Channel;
 use crate::identity::limit_number;
 use crate::namespaces::Joins;
-use crate::plan::{Mount, Namespace, Plan};
+use crate::plan::{Mount, Namespace, Plan, Root};
 
 /// `linux.uidMappings` and `linux.gidMappings`.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -146,12 +147,13 @@ pub fn set_limits(plan: &Plan, pid: i32) -> Result<(), Error> {
     }
 }
 
-fn is_hosts_root() -> bool {
+/// Whether the caller is root, and of the machine.
+pub fn is_hosts_root() -> bool {
     rustix::process::geteuid().is_root() && !rootless::in_user_namespace()
 }
 
 /// Gives the child's new user namespace its maps. Outside, while the child waits for them.
-fn write_maps(pid: i32, mappings: &Mappings) -> Result<(), Error> {
+pub fn write_maps(pid: i32, mappings: &Mappings) -> Result<(), Error> {
     if rustix::process::geteuid().is_root() {
         write(pid, "uid_map", &text(&mappings.uid))?;
         return write(pid, "gid_map", &text(&mappings.gid));
@@ -202,6 +204,27 @@ pub fn become_root() -> Result<(), Error> {
             libc::EINVAL => Error { likely: "the namespace maps no id to 0".into(), ..error },
             _ => error,
         })
+}
+
+/// Layers are stacked by marks that only the machine's root may read and files that belong to its users: an overlay made in
+/// another user namespace would show neither as they are meant.
+pub fn check_root(root: &Root, namespaces: &[Namespace]) -> Result<(), Error> {
+    let other = |namespace: &Namespace| namespace.kind == "user";
+    match matches!(root, Root::Layers { .. }) && namespaces.iter().any(other) {
+        false => Ok(()),
+        true => Err(Error::new("cannot run an image's layers in a user namespace of the container's own")
+            .why("the store's layers belong to the users of the namespace that they were unpacked in")
+            .hint("run mocker as an ordinary user: the container is then in his; or podman --runtime mocker-exec --userns")),
+    }
+}
+
+/// Steps into the directory that will be the root, while the caller's user may still go there: the directories above it
+/// may be closed to the container's. Returns the plan with the root where the process then stands.
+pub fn stand_in_root(plan: &Plan) -> Result<Option<Plan>, Error> {
+    let Root::Directory(directory) = &plan.root else { return Ok(None) };
+    let shown = directory.to_string_lossy();
+    step(Chdir(&shown)).because("the way to the root may be open to the caller alone, as the store of an engine is")?;
+    Ok(Some(Plan { root: Root::Directory(".".into()), ..plan.clone() }))
 }
 
 /// What clone3 does not make where there is a user namespace: `cgroup` and `time` wait for other reasons, and who owns the

@@ -167,6 +167,9 @@ fn start_pasta(netns: &Path, ports: &[Port]) -> Result<Process, Error> {
         let mut error = Error::new(format!("cannot make the container's network: pasta failed ({})", output.status));
         error.said = said.lines().rev().take(4).map(str::to_string).collect();
         error.said.reverse();
+        if error.said.iter().any(|line| line.contains("tun")) {
+            error.likely = "/dev/net/tun is closed to this user; most machines leave it open to all".into();
+        }
         return Err(error.hint("--network none or host; or slirp4netns: MOCKER_USER_NETWORK=slirp4netns"));
     }
     let text = fs::read_to_string(&pid_file).map_err(failed("read", pid_file.display()))?;
@@ -201,7 +204,8 @@ pub fn unmake(stack: &Stack, netns: &Path) -> Result<(), Error> {
     if let Some(process) = stack.process.filter(Process::is_alive)
         && let Some(pid) = rustix::process::Pid::from_raw(process.pid)
     {
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap_or_default(); // it may just have ended
+        // It has inherited that a stage holds SIGTERM back, and has nothing to save. It may just have ended.
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap_or_default();
     }
     let pid_file: PathBuf = netns.with_extension("pid");
     fs::remove_file(pid_file).unwrap_or_default(); // there only if we were killed meanwhile

@@ -14,6 +14,7 @@
 //!
 //! The tests run the binaries that `cargo build --workspace` made, or those in `$MOCKER_BIN_DIR`.
 
+pub mod clients;
 mod command;
 mod host;
 mod hub;
@@ -21,6 +22,7 @@ mod lab;
 mod layouts;
 mod programs;
 mod registry;
+mod runtime;
 pub mod scripted;
 mod snapshot;
 mod terminal;
@@ -32,6 +34,7 @@ pub use lab::Lab;
 pub use layouts::{Layouts, demo_images, tags};
 pub use programs::{binaries, project, require};
 pub use registry::Registry;
+pub use runtime::Runtime;
 pub use snapshot::Snapshot;
 pub use terminal::Terminal;
 pub use tree::{Difference, Tree};

@@ -234,8 +234,9 @@ fn what_it_cannot_confine_it_refuses() {
     let lab = lab("refused");
     for (change, named) in [
         (".linux.resources.memory.limit = 1000000", "memory"),
-        (".linux.uidMappings = [{containerID: 0, hostID: 1000, size: 1}]", "user namespaces"),
+        (".linux.uidMappings = [{containerID: 0, hostID: 1000, size: 1}]", "user namespace"),
         (".linux.namespaces += [{type: \"user\"}]", "user"),
+        (".vm = {}", "virtual machines"),
         (".process.apparmorProfile = \"x\"", "AppArmor"),
         (".process.args = []", "no command"),
         (".process.cwd = \"x\"", "process.cwd"),

@@ -528,7 +528,7 @@ impl Explained for ChangeOwner<'_> {
         match errno {
             libc::EINVAL => diagnosis(
                 "this user namespace has no such id: its map ends below it",
-                "cat /proc/self/uid_map /proc/self/gid_map",
+                "cat /proc/self/uid_map /proc/self/gid_map   (an ordinary user's: a larger range in /etc/subuid, /etc/subgid)",
             ),
             other => of_the_disk(other),
         }

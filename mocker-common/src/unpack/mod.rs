@@ -46,7 +46,14 @@ pub fn unpack(tar: impl Read, into: &Path, limits: &Limits) -> Result<Notes, Err
 /// The same for a tar that is decompressed meanwhile: by `expansion` its files may not be much more than the blob.
 pub fn unpack_blob(tar: impl Read, into: &Path, limits: &Limits, expansion: &Expansion) -> Result<Notes, Error> {
     let mut members = Members::new(tar, limits.header_bytes);
-    let mut layer = Layer { tree: Tree::begin(into, limits)?, limits, expansion, bytes: 0, xattrs_left_out: 0 };
+    let mut layer = Layer {
+        tree: Tree::begin(into, limits)?,
+        limits,
+        expansion,
+        bytes: 0,
+        xattrs_left_out: 0,
+        devices_left_out: 0,
+    };
     while let Some(member) = members.next_member()? {
         layer.place(&member, &mut members).map_err(|error| naming(&member, error))?;
     }
@@ -97,6 +104,7 @@ struct Layer<'a> {
     expansion: &'a Expansion,
     bytes: u64,
     xattrs_left_out: u64,
+    devices_left_out: u64,
 }
 
 impl Layer<'_> {
@@ -251,6 +259,7 @@ impl Layer<'_> {
             _ => FileType::Fifo,
         };
         if self.tree.form != Form::Root && kind != FileType::Fifo {
+            self.devices_left_out += 1;
             return Ok(()); // only root may make devices; a container brings its own /dev anyway
         }
         let (mode, device) = (member.mode & 0o777, member.device);
@@ -438,6 +447,7 @@ impl Layer<'_> {
             opaque: tree.directories.values().any(|directory| directory.opaque),
             opaque_root: tree.opaque_root,
             xattrs_left_out: self.xattrs_left_out,
+            devices_left_out: self.devices_left_out,
         }
     }
 }

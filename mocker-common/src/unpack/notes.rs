@@ -32,6 +32,13 @@ pub struct Notes {
     /// Extended attributes left out because the store's file system takes none of their kind.
     #[serde(default)]
     pub xattrs_left_out: u64,
+    /// Device nodes left out because only the machine's root may make them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub devices_left_out: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// A hard link to a file of a lower layer.

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Included};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 
 use crate::error::Error;
@@ -40,12 +41,14 @@ pub enum Form {
 
 impl Form {
     pub fn of_this_process() -> Self {
-        let is_root = rustix::process::geteuid().is_root();
-        match () {
-            _ if is_root && !rootless::in_user_namespace() => Form::Root,
-            _ if is_root && !rootless::has_one_id() => Form::Mapped,
+        // Asked for every file by some; it is decided by `rootless::enter`, before any file is looked at.
+        static FORM: OnceLock<Form> = OnceLock::new();
+        let is_root = || rustix::process::geteuid().is_root();
+        *FORM.get_or_init(|| match () {
+            _ if is_root() && !rootless::in_user_namespace() => Form::Root,
+            _ if is_root() && !rootless::has_one_id() => Form::Mapped,
             _ => Form::OneId,
-        }
+        })
     }
 
     /// Whether files can be given to those whose the image says they are.

@@ -4,7 +4,7 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use mocker_common::step::{Cause, Diagnosis, KernelCall, diagnosis};
-use rustix::fs::{FileType, Gid, Mode, OFlags, ResolveFlags, Uid};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Uid};
 
 use super::explained;
 
@@ -14,10 +14,12 @@ pub struct OpenIn<'a> {
     /// as the container sees it
     pub path: &'a str,
     pub flags: OFlags,
+    /// whether any link on the way is refused (ELOOP)
+    pub no_links: bool,
 }
 
 explained!(OpenIn<'a>, "openat2(2), RESOLVE_IN_ROOT", |this| {
-    call: format!("openat2(rootfs, {:?}, RESOLVE_IN_ROOT|RESOLVE_NO_MAGICLINKS)", this.path),
+    call: format!("openat2(rootfs, {:?}, RESOLVE_IN_ROOT|{})", this.path, if this.no_links { "RESOLVE_NO_SYMLINKS" } else { "RESOLVE_NO_MAGICLINKS" }),
     aim: format!("find {} in the container", this.path),
     by_hand: format!("ls -ld ROOTFS{}   # but a link in there may lead out", this.path),
     diagnose: |errno| match errno {
@@ -30,7 +32,8 @@ explained!(OpenIn<'a>, "openat2(2), RESOLVE_IN_ROOT", |this| {
 impl KernelCall for OpenIn<'_> {
     type Output = OwnedFd;
     fn call(&self) -> Result<OwnedFd, Cause> {
-        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        let mut resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        resolve.set(ResolveFlags::NO_SYMLINKS, self.no_links);
         loop {
             // EAGAIN: something was renamed on the way while the kernel walked; walk again.
             match rustix::fs::openat2(self.root, self.path, self.flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
@@ -94,10 +97,12 @@ impl KernelCall for MakeFile<'_> {
     }
 }
 
-/// mknodat(2), then the mode and owner it asks for.
+/// mknodat(2), then the owner it asks for.
 pub struct MakeNode<'a> {
     pub parent: BorrowedFd<'a>,
     pub name: &'a str,
+    /// its whole path in the container
+    pub shown: &'a str,
     pub kind: FileType,
     pub major: u32,
     pub minor: u32,
@@ -106,11 +111,12 @@ pub struct MakeNode<'a> {
 }
 
 explained!(MakeNode<'a>, "mknod(2)", |this| {
-    call: format!("mknodat(\"/dev/{}\", {}|{:#o}, makedev({}, {}))", this.name, kind_name(this.kind), this.mode, this.major, this.minor),
-    aim: format!("make device /dev/{}", this.name),
-    by_hand: format!("mknod -m {:o} ROOTFS/dev/{} {} {} {}", this.mode, this.name, kind_letter(this.kind), this.major, this.minor),
+    call: format!("mknodat({:?}, {}|{:#o}, makedev({}, {}))", this.shown, kind_name(this.kind), this.mode, this.major, this.minor),
+    aim: format!("make device {}", this.shown),
+    by_hand: format!("mknod -m {:o} ROOTFS{} {} {} {}", this.mode, this.shown, kind_letter(this.kind), this.major, this.minor),
     diagnose: |errno| match errno {
-        libc::EPERM => diagnosis("the caller lacks CAP_MKNOD, or /dev is in a user namespace, where device nodes cannot be made", "run it as root"),
+        libc::EPERM => diagnosis("the caller lacks CAP_MKNOD, or it is in a user namespace, where device nodes cannot be made", "run it as root"),
+        libc::EEXIST => diagnosis("a file of that name is there already, and it is not this device", ""),
         _ => Diagnosis::default(),
     },
 });
@@ -133,18 +139,23 @@ fn kind_letter(kind: FileType) -> &'static str {
 
 impl KernelCall for MakeNode<'_> {
     type Output = ();
-    /// Succeeds if a node is there already: its number is checked by whoever opens it.
+    /// Succeeds if this very node is there already; EEXIST if something else is.
     fn call(&self) -> Result<(), Cause> {
         let device = rustix::fs::makedev(self.major, self.minor);
+        let no_follow = AtFlags::SYMLINK_NOFOLLOW;
         match rustix::fs::mknodat(self.parent, self.name, self.kind, Mode::from_raw_mode(self.mode), device) {
             Ok(()) => {}
-            Err(rustix::io::Errno::EXIST) => return Ok(()),
+            Err(rustix::io::Errno::EXIST) => {
+                let found = rustix::fs::statat(self.parent, self.name, no_follow)?;
+                let same = FileType::from_raw_mode(found.st_mode) == self.kind
+                    && (self.kind == FileType::Fifo || found.st_rdev == device);
+                return if same { Ok(()) } else { Err(Cause::errno(libc::EEXIST)) };
+            }
             Err(errno) => return Err(errno.into()),
         }
         let (uid, gid) = self.owner;
         if self.owner != (0, 0) {
-            let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
-            rustix::fs::chownat(self.parent, self.name, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), flags)?;
+            rustix::fs::chownat(self.parent, self.name, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), no_follow)?;
         }
         Ok(())
     }

@@ -18,7 +18,7 @@ use crate::runtime::start::{StartLine, start};
 use crate::runtime::{Runtime, delete, groups};
 use crate::supervise::catch_signals;
 use crate::terminal::UserTerminal;
-use crate::{etc, rootfs};
+use crate::{etc, rootfs, valid};
 
 /// A bundle that can become a container: read and checked, nothing made yet.
 struct Bundle {
@@ -34,6 +34,7 @@ impl Bundle {
     fn read(args: &BundleArgs, detach: bool) -> Result<Bundle, Error> {
         let id = parse_id(&args.id)?;
         let document = read_config(&args.bundle, &id)?;
+        valid::check(&document)?;
         let terminal = document.get("/process/terminal").is_some_and(|terminal| *terminal == true);
         match (&args.console_socket, terminal && detach) {
             (None, true) => {
@@ -59,6 +60,15 @@ impl Bundle {
         let connect = |path: &Option<std::path::PathBuf>| path.as_deref().map(console::connect_to).transpose();
         let (console, pidfd) = (connect(&args.console_socket)?, connect(&args.pidfd_socket)?);
         Ok(Bundle { document, plan, prepared, groups, console, pidfd })
+    }
+
+    /// Tells of what was asked for and is not to be had, where that is no error.
+    fn warn(&self, runtime: &Runtime) {
+        for name in &self.prepared.missing {
+            runtime
+                .log
+                .warning(&format!("capability {name} cannot be given: this kernel or the caller does not have it"));
+        }
     }
 }
 
@@ -95,6 +105,7 @@ fn read_config(bundle: &Path, id: &ContainerId) -> Result<Document, Error> {
 /// Makes a container whose program waits for `start`.
 pub fn create(runtime: &Runtime, args: &BundleArgs) -> Result<(), Error> {
     let mut bundle = Bundle::read(args, true)?;
+    bundle.warn(runtime);
     let (record, made) = make(runtime, args, &mut bundle, true)?;
     let handed = hand_over(args, &mut bundle, &made);
     undo_if_failed(&record, handed)
@@ -104,14 +115,16 @@ pub fn create(runtime: &Runtime, args: &BundleArgs) -> Result<(), Error> {
 pub fn run(runtime: &Runtime, args: &BundleArgs, detach: bool, keep: bool) -> Result<u8, Error> {
     if detach {
         let mut bundle = Bundle::read(args, true)?;
+        bundle.warn(runtime);
         let (record, made) = make(runtime, args, &mut bundle, true)?;
-        let started = hand_over(args, &mut bundle, &made).and_then(|()| start(&record));
-        undo_if_failed(&record, started)?;
-        run_poststart(&bundle.plan, made.running.pid);
-        return Ok(0);
+        let started = hand_over(args, &mut bundle, &made)
+            .and_then(|()| start(&record))
+            .and_then(|()| run_poststart(&bundle.plan, made.running.pid));
+        return undo_if_failed(&record, started).map(|()| 0);
     }
     let signals = catch_signals()?;
     let mut bundle = Bundle::read(args, false)?;
+    bundle.warn(runtime);
     let user = bundle.plan.process.terminal.then(UserTerminal::open).transpose()?;
     let (record, made) = make(runtime, args, &mut bundle, false)?;
     let outcome = hand_over(args, &mut bundle, &made).and_then(|()| made.supervise(&bundle.plan, user, true, &signals));
@@ -165,7 +178,7 @@ fn undo_if_failed<T>(record: &Record, outcome: Result<T, Error>) -> Result<T, Er
     })
 }
 
-/// The poststart hooks of a container that `start` has started.
+/// The poststart hooks of a container that `start` has started. If one fails the container ends (runtime-spec, Lifecycle 9).
 pub fn poststart(record: &Record) -> Result<(), Error> {
     let document = record.document()?;
     if document.get("/hooks/poststart").is_none() {
@@ -173,8 +186,6 @@ pub fn poststart(record: &Record) -> Result<(), Error> {
     }
     let hooks: Vec<hooks::Hook> = document.view("/hooks/poststart")?;
     let state = record.state(Status::Running);
-    for error in hooks.iter().filter_map(|hook| hook.run(&state).err()) {
-        eprintln!("mocker-exec: {error}");
-    }
-    Ok(())
+    let run = hooks.iter().try_for_each(|hook| hook.run(&state));
+    undo_if_failed(record, run)
 }

@@ -28,7 +28,7 @@ pub fn delete(runtime: &Runtime, id: &str, force: bool) -> Result<(), Error> {
             }
             _ => remove(&record),
         },
-        Err(_) if force => sweep(&runtime.root, Some(id)).and_then(|()| delete_layer(&parsed)),
+        Err(_) if force => sweep(&runtime.root, Some(id), run_poststop).and_then(|()| delete_layer(&parsed)),
         Err(error) => Err(error),
     }
 }
@@ -53,9 +53,8 @@ pub fn remove(record: &Record) -> Result<(), Error> {
     if record.made_groups {
         groups::remove(&record.cgroup)?;
     }
-    run_poststop(record);
     delete_layer(&record.id.parse()?)?;
-    record.forget()
+    record.forget(run_poststop)
 }
 
 /// Kills the first process, and with it everything in its pid namespace, and waits for the end.
@@ -114,5 +113,5 @@ pub fn prune(runtime: &Runtime) -> Result<(), Error> {
             eprintln!("{TOOL}: removed {}, whose owner is gone", record.id);
         }
     }
-    sweep(&runtime.root, None)
+    sweep(&runtime.root, None, run_poststop)
 }

@@ -36,6 +36,14 @@ impl Log {
         self.line("error", &error.to_string());
     }
 
+    /// Tells of what is no failure. An engine's file has room for it; without one it goes to stderr.
+    pub fn warning(&self, text: &str) {
+        match self.file {
+            Some(_) => self.line("warning", text),
+            None => eprintln!("mocker-exec: warning: {text}"),
+        }
+    }
+
     pub fn debug(&self, text: &str) {
         self.line("debug", text);
     }

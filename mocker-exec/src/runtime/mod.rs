@@ -62,6 +62,7 @@ pub fn main(args: &RuntimeArgs, command: &Command) -> ExitCode {
             }
             match command {
                 Command::Exec(_) => ExitCode::from(255),
+                Command::Unshare { .. } => ExitCode::from(error.exit_status()),
                 _ => ExitCode::FAILURE,
             }
         }

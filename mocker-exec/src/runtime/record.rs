@@ -214,13 +214,18 @@ impl Record {
         state
     }
 
-    /// Gives the id back. Under another name first: what can be found has its record to the last.
-    pub fn forget(&self) -> Result<(), Error> {
+    /// Gives the id back, runs `last` when the container cannot be found any more, and removes the directory. Under another
+    /// name first: what can be found has its record to the last. Of many at once one runs `last`; if it is killed, `sweep`
+    /// does it again.
+    pub fn forget(&self, last: impl FnOnce(&Record)) -> Result<(), Error> {
         let gone = self.directory.with_file_name(format!(".{}.{}.gone", self.id, std::process::id()));
         match fs::rename(&self.directory, &gone) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
             Err(error) => Err(failed("remove", self.directory.display())(error)),
-            Ok(()) => forget(&gone),
+            Ok(()) => {
+                last(&Record { directory: gone.clone(), ..self.clone() });
+                forget(&gone)
+            }
         }
     }
 }
@@ -229,8 +234,9 @@ fn is_hidden(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
 }
 
-/// Removes the directories that killed tools have left half made or half removed: of one id, or of all.
-pub fn sweep(root: &Path, id: Option<&str>) -> Result<(), Error> {
+/// Removes the directories that killed tools have left half made or half removed: of one id, or of all. Of those half removed
+/// `last` is run first.
+pub fn sweep(root: &Path, id: Option<&str>, last: impl Fn(&Record)) -> Result<(), Error> {
     for entry in fs::read_dir(root).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         // .ID.PID.new, .ID.PID.gone
@@ -240,6 +246,9 @@ pub fn sweep(root: &Path, id: Option<&str>) -> Result<(), Error> {
         let is_asked =
             owner.and_then(|owner| owner.strip_prefix('.')).is_some_and(|owner| id.is_none_or(|id| id == owner));
         if is_left && is_asked {
+            if let Some(record) = Record::read(&entry.path())?.filter(|_| name.ends_with(".gone")) {
+                last(&record);
+            }
             forget(&entry.path())?;
         }
     }

@@ -71,6 +71,9 @@ impl Compiler {
     fn take_rules(&mut self, profile: &Seccomp<'_>) -> Result<usize, Error> {
         let mut unknown_names = 0;
         for syscalls in profile.rules() {
+            if syscalls.names.is_empty() {
+                return Err(Error::new("cannot use the seccomp profile: a rule of linux.seccomp.syscalls names no call"));
+            }
             let (answer, alternatives) = (syscalls.answer()?, syscalls.alternatives()?);
             let rule = (Target::Return(answer) != self.default).then(|| {
                 let always = alternatives.iter().any(Vec::is_empty);

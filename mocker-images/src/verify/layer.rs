@@ -255,7 +255,7 @@ impl Comparison<'_> {
         }
         let (owner, (uid, gid)) = ((found.stat.st_uid, found.stat.st_gid), wanted.owner);
         // Without root everything belongs to who unpacked it.
-        if rustix::process::geteuid().is_root() && owner != (uid, gid) {
+        if Form::of_this_process().keeps_owners() && owner != (uid, gid) {
             return Some(format!("belongs to {}:{}, not {uid}:{gid}", owner.0, owner.1));
         }
         let time = Time { seconds: found.stat.st_mtime, nanoseconds: found.stat.st_mtime_nsec as u32 };

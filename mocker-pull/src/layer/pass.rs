@@ -265,6 +265,10 @@ fn write_files(
     fs::create_dir(&files).map_err(failed("make directory", files.display()))?;
     let notes = unpack::unpack_blob(&mut *tar, &files, limits, expansion)?;
     tar.check(diff_id)?;
+    if notes.devices_left_out > 0 {
+        let count = notes.devices_left_out;
+        eprintln!("{count} device nodes of the layer are left out: only the machine's root may make them");
+    }
     let path = place.join("notes");
     let written = File::create_new(&path).and_then(|file| Ok(serde_json::to_writer(file, &notes)?));
     written.map_err(failed("write", path.display()))

@@ -4,6 +4,9 @@
 //! `side-by-side [--rounds N] [--pause MS] [--before COMMAND] NAME COMMAND [NAME COMMAND]…`; the command of `--before` is
 //! run ahead of each without being timed. One of plain words is started directly, another by sh, whose own start then
 //! counts: two milliseconds, which matter where a command takes five. A command that fails ends it all.
+//!
+//! Plain commands may be joined: `create x && start x && wait && delete x` are started one after the other, and `wait` is
+//! the end of all that they have left running (the container). CPU time is all of it, peak memory that of the largest.
 
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
@@ -41,6 +44,10 @@ fn run(mut arguments: Vec<String>) -> Result<(), String> {
         peak_kib: 0,
     };
     let mut contenders: Vec<Contender> = arguments.chunks(2).map(contender).collect();
+    if contenders.iter().any(|contender| steps(&contender.command).contains(&WAIT)) {
+        // Orphans become our children, so that their end can be waited for.
+        nix::sys::prctl::set_child_subreaper(true).map_err(|errno| format!("cannot become a subreaper: {errno}"))?;
+    }
 
     for round in 0..=rounds {
         for contender in &mut contenders {
@@ -76,32 +83,58 @@ fn option<T: std::str::FromStr>(arguments: &mut Vec<String>, name: &str) -> Resu
     value.and_then(|value| value.parse().ok()).map(Some).ok_or_else(|| format!("{name} needs a value"))
 }
 
+/// The step of a joined command that waits for what others have left running.
+const WAIT: &str = "wait";
+
+/// The commands that one is joined of. What sh is to run is not taken apart.
+fn steps(command: &str) -> Vec<&str> {
+    let steps: Vec<&str> = command.split("&&").map(str::trim).collect();
+    if steps.iter().all(|step| is_plain(step)) { steps } else { vec![command] }
+}
+
 /// Wall and CPU milliseconds and peak resident KiB of a command and all it waited for.
 fn time(command: &str) -> Result<(f64, f64, i64), String> {
     let begun = Instant::now();
-    let mut process = process(command);
-    let child = process.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
-    let child = child.map_err(|error| format!("cannot run {command}: {error}"))?;
+    let (mut cpu_ms, mut peak_kib) = (0.0, 0);
+    for step in steps(command) {
+        let started = match step {
+            WAIT => -1,
+            _ => {
+                let child = process(step).stdin(Stdio::null()).stdout(Stdio::null()).spawn();
+                child.map_err(|error| format!("cannot run {step}: {error}"))?.id() as i32
+            }
+        };
+        while let Some((status, usage)) = wait(started) {
+            let milliseconds = |time: libc::timeval| time.tv_sec as f64 * 1e3 + time.tv_usec as f64 / 1e3;
+            cpu_ms += milliseconds(usage.ru_utime) + milliseconds(usage.ru_stime);
+            peak_kib = peak_kib.max(usage.ru_maxrss);
+            if status != 0 {
+                return Err(format!("the command failed (status {}): {step}", libc::WEXITSTATUS(status)));
+            }
+        }
+    }
+    Ok((begun.elapsed().as_secs_f64() * 1e3, cpu_ms, peak_kib))
+}
+
+/// Waits for a child, or with -1 for any. None when there is none (any more).
+fn wait(child: i32) -> Option<(i32, libc::rusage)> {
     let mut status = 0;
     // SAFETY: zero is a valid value of every field; wait4 fills it.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
     // SAFETY: the child is ours and is waited for here only.
-    if unsafe { libc::wait4(child.id() as i32, &raw mut status, 0, &raw mut usage) } < 0 {
-        return Err("cannot wait for the command".into());
-    }
-    let wall_ms = begun.elapsed().as_secs_f64() * 1e3;
-    if status != 0 {
-        return Err(format!("the command failed (status {}): {command}", libc::WEXITSTATUS(status)));
-    }
-    let milliseconds = |time: libc::timeval| time.tv_sec as f64 * 1e3 + time.tv_usec as f64 / 1e3;
-    Ok((wall_ms, milliseconds(usage.ru_utime) + milliseconds(usage.ru_stime), usage.ru_maxrss))
+    let ended = unsafe { libc::wait4(child, &raw mut status, 0, &raw mut usage) };
+    (ended > 0).then_some((status, usage))
+}
+
+fn is_plain(command: &str) -> bool {
+    let first = command.split(' ').next().unwrap_or_default();
+    !first.contains('=') && command.chars().all(|c| c.is_ascii_alphanumeric() || " _./:=@%+,-".contains(c))
 }
 
 fn process(command: &str) -> Command {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || " _./:=@%+,-".contains(c);
     let mut words = command.split(' ').filter(|word| !word.is_empty());
     match words.next() {
-        Some(program) if command.chars().all(is_plain) && !program.contains('=') => {
+        Some(program) if is_plain(command) => {
             let mut process = Command::new(program);
             process.args(words);
             process
