@@ -368,6 +368,31 @@ fn whatever_lives_in_a_group_goes_with_the_container() {
 }
 
 #[test]
+fn one_more_process_enters_the_groups_or_some_below_them() {
+    let bundle = Bundle::new("group-exec");
+    bundle.configure(Some("/engine/box"), &json!({}), SLEEP);
+    let [theirs, ours] = RUNTIMES.map(|runtime| {
+        bundle.start(runtime);
+        bundle.lab.sh("for group in /sys/fs/cgroup/*/engine/box /sys/fs/cgroup/engine/box; do
+            [ ! -d $group ] || mkdir $group/below
+        done
+        cpuset=/sys/fs/cgroup/cpuset/engine/box
+        [ ! -d $cpuset ] || for file in cpuset.cpus cpuset.mems; do cat $cpuset/$file > $cpuset/below/$file; done");
+        let seen = ["", "--cgroup below", "--cgroup pids,memory:/below"].map(|flags| {
+            let out = bundle.call(runtime, &format!("exec {flags} box cat /proc/self/cgroup"));
+            out.stdout.lines().map(str::to_string).collect::<Vec<_>>()
+        });
+        for bad in ["--cgroup a --cgroup b", "--cgroup pids:a --cgroup pids:b", "--cgroup nowhere"] {
+            bundle.call(runtime, &format!("exec {bad} box cat /proc/self/cgroup")).fails(255);
+        }
+        bundle.delete(runtime);
+        seen
+    });
+    assert_eq!(ours, theirs);
+    assert!(ours.iter().all(|lines| !lines.is_empty()), "{ours:?}");
+}
+
+#[test]
 fn a_limit_that_cannot_be_had_stops_the_container() {
     let bundle = Bundle::new("group-limit");
     let before = bundle.lab.snapshot();
