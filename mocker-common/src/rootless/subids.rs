@@ -37,16 +37,9 @@ impl fmt::Display for Line {
     }
 }
 
-/// Of user ids and of group ids.
-pub type Maps = (Vec<Line>, Vec<Line>);
-
 /// The maps of user and group ids: the user's own as 0, and from 1 on what the files give. None, with a word why on stderr,
 /// where there is no more than the own one.
-<<<<<<< HEAD
-pub fn of(uid: u32, gid: u32) -> Result<Option<Maps>, Error> {
-=======
 pub fn of(uid: u32, gid: u32) -> Option<Maps> {
->>>>>>> userns
     let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
     let name = name_of(uid, &passwd);
     let read = |file: &str| ranges(&fs::read_to_string(file).unwrap_or_default(), name.as_deref(), uid);
