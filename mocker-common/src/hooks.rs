@@ -96,6 +96,13 @@ impl Hook {
     }
 }
 
+/// Runs the hooks of one moment (`createRuntime`, …) in their order. The first that fails stops the rest; the error says which.
+pub fn run_all(moment: &str, hooks: &[Hook], state: &Value) -> Result<(), Error> {
+    hooks.iter().enumerate().try_for_each(|(number, hook)| {
+        hook.run(state).map_err(|error| error.while_doing(format!("error running {moment} hook #{number}")))
+    })
+}
+
 /// Waits until a child has ended, at most this long. Whether it has. Source: pidfd_open(2).
 fn wait_for_end(child: &Child, limit: Option<Duration>) -> Result<bool, Error> {
     let refused = |errno: rustix::io::Errno| failed("wait for hook", child.id())(errno.into());

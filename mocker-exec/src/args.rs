@@ -32,7 +32,7 @@ pub struct Args {
     pub runtime: RuntimeArgs,
 }
 
-/// dockerd reads the words behind `version`, `commit:` and `spec:`.
+/// As runc says it: dockerd takes what stands behind ` version ` in the first line, and behind `commit:`.
 const VERSION: &str = concat!("version ", env!("CARGO_PKG_VERSION"), "\ncommit: none\nspec: 1.3.0");
 
 const EXAMPLES: &str = "\

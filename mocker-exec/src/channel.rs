@@ -91,12 +91,7 @@ impl Channel {
         self.send(&packet, None).unwrap_or_default();
     }
 
-    /// Closes this end for good, though the descriptor stays until execve.
-    pub fn hang_up(&self) {
-        rustix::net::shutdown(&self.0, rustix::net::Shutdown::Both).unwrap_or_default(); // closed already is as good
-    }
-
-    /// Whether the other end is closed, or the line is.
+    /// Whether the other end is closed.
     pub fn is_closed(&self) -> bool {
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         let mut ends = [PollFd::new(&self.0, PollFlags::empty())];
@@ -104,15 +99,18 @@ impl Channel {
     }
 
     fn send(&self, packet: &[u8], descriptor: Option<BorrowedFd<'_>>) -> Result<(), Error> {
+        let refused = |errno: rustix::io::Errno| {
+            Error::new(format!("cannot reach the other side: {}", errno_text(errno.raw_os_error())))
+        };
+        if descriptor.is_none() {
+            // What every program needs, and so every filter lets through.
+            return rustix::io::write(&self.0, packet).map(drop).map_err(refused);
+        }
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         let descriptors: Vec<BorrowedFd<'_>> = descriptor.into_iter().collect();
-        if !descriptors.is_empty() {
-            ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
-        }
-        sendmsg(&self.0, &[IoSlice::new(packet)], &mut ancillary, SendFlags::NOSIGNAL)
-            .map(drop)
-            .map_err(|errno| Error::new(format!("cannot reach the other side: {}", errno_text(errno.raw_os_error()))))
+        ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
+        sendmsg(&self.0, &[IoSlice::new(packet)], &mut ancillary, SendFlags::NOSIGNAL).map(drop).map_err(refused)
     }
 
     /// Waits for the next message.

@@ -172,9 +172,8 @@ fn follow(
             }
             Message::Ready => {
                 netdev::move_into(&plan.net_devices, running.pid)?;
-                for hook in plan.hooks.prestart.iter().chain(&plan.hooks.create_runtime) {
-                    hook.run(&state)?;
-                }
+                hooks::run_all("prestart", &plan.hooks.prestart, &state)?;
+                hooks::run_all("createRuntime", &plan.hooks.create_runtime, &state)?;
                 channel.go()?;
             }
             Message::Failed(error) => return Err(*error),
@@ -190,7 +189,7 @@ pub fn run_poststart(plan: &Plan, pid: i32) -> Result<(), Error> {
     let mut state = plan.state.clone();
     state["pid"] = pid.into();
     state["status"] = "running".into();
-    plan.hooks.poststart.iter().try_for_each(|hook| hook.run(&state))
+    hooks::run_all("poststart", &plan.hooks.poststart, &state)
 }
 
 impl Made {

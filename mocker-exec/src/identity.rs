@@ -167,8 +167,10 @@ pub fn assume(plan: &Plan, prepared: &Prepared<'_>, channel: &Channel) -> Result
     step(SetUid(user.uid))
         .because("the program runs as the container's user, by number; names mean nothing to the kernel")?;
 
-    step(Prctl { option: libc::PR_SET_PDEATHSIG, name: "PR_SET_PDEATHSIG", value: libc::SIGKILL as u64 })
-        .because("changing the user has cleared it, and the container must still not outlive its tool")?;
+    if !plan.detached {
+        step(Prctl { option: libc::PR_SET_PDEATHSIG, name: "PR_SET_PDEATHSIG", value: libc::SIGKILL as u64 })
+            .because("changing the user has cleared it, and the container must still not outlive its tool")?;
+    }
 
     capabilities::apply(sets)?;
     if let Some(filter) = late {

@@ -3,11 +3,13 @@
 //! Reads nothing but the plan; tells a failed step home over the channel, since after pivot_root a message has nowhere
 //! else to go. One thread, in namespaces of its own. The order is the kernel's: see the reasons of the steps.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::os::fd::{AsFd, OwnedFd};
 
 use mocker_common::error::{Error, errno_text};
 use mocker_common::explain;
+use mocker_common::hooks::{self, Hook};
 use mocker_common::step::step;
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 
@@ -38,7 +40,7 @@ pub struct Prepared {
 /// The child's whole life in this program. Never returns: it becomes the container's program, or ends.
 pub fn run(plan: &Plan, prepared: &Prepared, sources: &MountSources, channel: Channel, line: Option<StartLine>) -> ! {
     explain::speak_as("init");
-    let home = Home { channel, line };
+    let home = Home { channel, line, waits: Cell::new(false) };
     let Err(error) = become_container(plan, prepared, sources, &home);
     home.failed(&error);
     // SAFETY: ends this process at once; nothing of the parent's is flushed twice.
@@ -49,12 +51,14 @@ pub fn run(plan: &Plan, prepared: &Prepared, sources: &MountSources, channel: Ch
 struct Home {
     channel: Channel,
     line: Option<StartLine>,
+    /// whether the tool that makes it has been told that all is done
+    waits: Cell<bool>,
 }
 
 impl Home {
     fn failed(&self, error: &Error) {
         match &self.line {
-            Some(line) if self.channel.is_closed() => line.failed(error),
+            Some(line) if self.waits.get() => line.failed(error),
             _ => self.channel.failed(error),
         }
     }
@@ -92,16 +96,16 @@ fn become_container(
     identity::set_sysctls(plan, &rootfs)?;
     mounts::guard_kernel_files(plan, &rootfs)?;
     set_names(plan)?;
-    run_hooks(&plan.hooks.create_container, plan, "creating")?;
+    run_hooks("createContainer", &plan.hooks.create_container, plan, "creating")?;
 
     // The move: from here on no path leads to the host.
     finish_root(plan, rootfs)?;
     enter_working_directory(&plan.process.cwd)?;
     become_user(plan, prepared, &labels, channel, slave)?;
     if let Some(line) = &home.line {
-        wait_for_start(plan, channel, line)?;
+        wait_for_start(plan, home, line)?;
     }
-    run_hooks(&plan.hooks.start_container, plan, "created")?;
+    run_hooks("startContainer", &plan.hooks.start_container, plan, "created")?;
     program::execute(&plan.process)
 }
 
@@ -150,11 +154,11 @@ fn set_names(plan: &Plan) -> Result<(), Error> {
     Ok(())
 }
 
-fn run_hooks(hooks: &[mocker_common::hooks::Hook], plan: &Plan, status: &str) -> Result<(), Error> {
+fn run_hooks(moment: &str, hooks: &[Hook], plan: &Plan, status: &str) -> Result<(), Error> {
     let mut state = plan.state.clone();
     state["status"] = status.into();
     state["pid"] = std::process::id().into();
-    hooks.iter().try_for_each(|hook| hook.run(&state))
+    hooks::run_all(moment, hooks, &state)
 }
 
 fn finish_root(plan: &Plan, rootfs: Rootfs) -> Result<(), Error> {
@@ -165,16 +169,15 @@ fn finish_root(plan: &Plan, rootfs: Rootfs) -> Result<(), Error> {
 }
 
 /// The container is made and its program known to be there: whoever makes it may go, whoever starts it comes later.
-fn wait_for_start(plan: &Plan, channel: &Channel, line: &StartLine) -> Result<(), Error> {
+fn wait_for_start(plan: &Plan, home: &Home, line: &StartLine) -> Result<(), Error> {
     program::check(&plan.process)?;
-    outlive_parent()?;
-    channel.waiting()?;
-    channel.hang_up();
+    home.channel.waiting()?;
+    home.waits.set(true);
     line.wait()
 }
 
-/// Undoes [`stay_bound_to_parent`].
-pub fn outlive_parent() -> Result<(), Error> {
+/// Undoes [`stay_bound_to_parent`]. A tool that has died by now is missed at the next word to it.
+fn outlive_parent() -> Result<(), Error> {
     step(Prctl { option: libc::PR_SET_PDEATHSIG, name: "PR_SET_PDEATHSIG", value: 0 })
         .because("the tool ends now, and what it has made stays")
 }
@@ -237,6 +240,12 @@ pub fn become_user(
     step(CloseOnExec { from: 3 + plan.preserve_fds })
         .because("a descriptor of the host that stays open is a way out of the container (CVE-2024-21626)")?;
 
+    if plan.detached {
+        outlive_parent()?;
+    }
+    if !plan.init {
+        begin_session(plan, slave.as_ref())?;
+    }
     let (capabilities, filter) = (&prepared.capabilities, prepared.filter.as_ref());
     identity::assume(plan, &identity::Prepared { capabilities, filter, labels }, channel)?;
     // Between the change of user and the step after it a parent that died sent nothing: look whether it is there.
@@ -245,9 +254,15 @@ pub fn become_user(
     }
     if plan.init {
         reaper::become_init()?;
+        begin_session(plan, slave.as_ref())?;
     }
+    Ok(())
+}
+
+/// A session of its own, on its own terminal, with no signal held back. Before the filter, which may forbid the calls for it.
+fn begin_session(plan: &Plan, slave: Option<&OwnedFd>) -> Result<(), Error> {
     step(NewSession).because("the caller's terminal and its job control stay the caller's")?;
-    if let Some(slave) = &slave {
+    if let Some(slave) = slave {
         terminal::adopt(slave)?;
     }
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(plan.process.user.umask.unwrap_or(0o022)));

@@ -14,6 +14,7 @@
 //!
 //! The tests run the binaries that `cargo build --workspace` made, or those in `$MOCKER_BIN_DIR`.
 
+pub mod clients;
 mod command;
 mod host;
 mod hub;

@@ -34,7 +34,7 @@ pub fn tool(name: &str) -> PathBuf {
 }
 
 /// Debian's package for a program that the tests need, where it has another name.
-const PACKAGES: [(&str, &str); 12] = [
+const PACKAGES: [(&str, &str); 13] = [
     ("ip", "iproute2"),
     ("nft", "nftables"),
     ("nsenter", "util-linux"),
@@ -45,6 +45,7 @@ const PACKAGES: [(&str, &str); 12] = [
     ("busybox", "busybox-static"),
     ("umoci", "umoci"),
     ("dockerd", "docker.io"),
+    ("ctr", "containerd"),
     ("setcap", "libcap2-bin"),
     ("setfattr", "attr"),
 ];

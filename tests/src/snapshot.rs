@@ -18,7 +18,7 @@ const SCRIPT: &str = r#"
     ip route show table all | label route
     ip rule | label rule
     ls /run/netns 2>/dev/null | label netns
-    nft list ruleset | label nft
+    nft list ruleset | sed 's/counter packets [0-9]* bytes [0-9]*/counter/' | label nft
     findmnt -rno TARGET,SOURCE,FSTYPE,OPTIONS | label mount
     find /sys/fs/cgroup -mindepth 1 -type d 2>/dev/null | label cgroup
     for file in /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv4/conf/*/forwarding \
@@ -56,20 +56,19 @@ impl Snapshot {
     #[track_caller]
     pub(crate) fn assert_same(&self, lab: &Lab) {
         let deadline = Instant::now() + Duration::from_secs(1);
-        loop {
-            let now = Snapshot::of(lab);
-            if now == *self {
-                return;
-            }
+        while let Some(difference) = self.difference(&Snapshot::of(lab)) {
             if Instant::now() > deadline {
-                panic!("the machine is not as it was:\n{}", self.difference(&now));
+                panic!("the machine is not as it was:\n{difference}");
             }
             std::thread::sleep(Duration::from_millis(50));
         }
     }
 
-    /// Lines that went, marked -, and lines that came, marked +.
-    fn difference(&self, now: &Snapshot) -> String {
+    /// Lines that went, marked -, and lines that came, marked +. None if all is as it was.
+    pub fn difference(&self, now: &Snapshot) -> Option<String> {
+        if now == self {
+            return None;
+        }
         let (before, after): (BTreeSet<_>, BTreeSet<_>) = (self.0.iter().collect(), now.0.iter().collect());
         let mut text = String::new();
         for line in before.difference(&after) {
@@ -81,6 +80,6 @@ impl Snapshot {
         if text.is_empty() {
             text = "the same lines, but not as often".into(); // a second process of the same command, say
         }
-        text
+        Some(text)
     }
 }

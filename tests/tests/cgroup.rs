@@ -184,10 +184,10 @@ fn bad_input_is_answered_with_what_is_possible() {
     lab.sh("mocker-cgroup --new --id lab --cpuset-cpus 0-4095").fails(1).says("cpuset.cpus");
     lab.sh("mocker-cgroup stat lab").fails(1).says("no cgroup of container lab");
     lab.tool("mocker-cgroup")
-        .stdin(r#"{"linux":{"resources":{"hugepageLimits":[{"pageSize":"2MB","limit":1}]}}}"#)
+        .stdin(r#"{"linux":{"resources":{"memory":{"kernel":1}}}}"#)
         .run()
         .fails(1)
-        .says("linux.resources.hugepageLimits");
+        .says("linux.resources.memory.kernel");
     lab.assert_same(&before);
 }
 

@@ -62,9 +62,14 @@ impl Hierarchies {
                 }
                 _ => continue,
             };
-            // The same hierarchy may be mounted twice, or shown again in a container; the first is the usual one.
-            if !all.iter().any(|known| known.controllers == found.controllers && known.unified == found.unified) {
-                all.push(found);
+            let same =
+                |known: &&mut Hierarchy| known.controllers == found.controllers && known.unified == found.unified;
+            match all.iter_mut().find(same) {
+                // Mounted over: only the upper one is seen.
+                Some(known) if known.mount == found.mount => *known = found,
+                // The same hierarchy may be mounted twice, or shown again in a container; the first is the usual one.
+                Some(_) => {}
+                None => all.push(found),
             }
         }
         all
@@ -153,12 +158,13 @@ mod tests {
         let hybrid = "34 24 0:29 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
                       33 24 0:28 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd\n\
                       35 24 0:30 / /sys/fs/cgroup/unified rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n\
-                      36 24 0:29 /x /mnt/memory rw - cgroup cgroup rw,memory\n";
+                      36 24 0:29 /x /mnt/memory rw - cgroup cgroup rw,memory\n\
+                      37 24 0:28 /y /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd\n";
         let all = Hierarchies::read(hybrid);
         let mounts: Vec<&str> = all.iter().map(|one| one.mount.to_str().unwrap()).collect();
         assert_eq!(mounts, ["/sys/fs/cgroup/memory", "/sys/fs/cgroup/systemd", "/sys/fs/cgroup/unified"]);
         assert_eq!(all[1].controllers, ["name=systemd"]);
-        assert_eq!(all[0].root, Path::new("/"));
+        assert_eq!([&all[0].root, &all[1].root], [Path::new("/"), Path::new("/y")], "a mount over another hides it");
         assert_eq!(Hierarchies { all }.version(), "hybrid");
     }
 

@@ -36,7 +36,7 @@ fn create_in(group: &Group, hierarchy: &Hierarchy, settings: &[Setting], mark: b
             Ok(()) => break,
         }
     }
-    if hierarchy.is_v1("cpuset") { fill_cpuset(&group.directory(hierarchy), hierarchy, settings) } else { Ok(()) }
+    if hierarchy.is_v1("cpuset") { fill_cpuset(&group.directory(hierarchy), true, hierarchy, settings) } else { Ok(()) }
 }
 
 /// What became of [`ensure`].
@@ -92,9 +92,14 @@ fn ensure_in(group: &Group, hierarchy: &Hierarchy, settings: &[Setting]) -> Resu
         Err(error) => return Err(error),
     };
     if hierarchy.is_v1("cpuset") {
-        fill_cpuset(&directory, hierarchy, settings)?;
+        fill_cpuset(&directory, new, hierarchy, settings)?;
     }
     Ok(new)
+}
+
+/// Refuses a group that somebody lives in, before anything is made. Most are not there yet.
+pub fn check(group: &Group) -> Result<(), Error> {
+    if group.directories().is_empty() { Ok(()) } else { check_unused(group) }
 }
 
 /// Two containers in one group would share limits, and the end of one would be the end of the other.
@@ -166,12 +171,13 @@ fn hand_down(directory: &Path, hierarchy: &Hierarchy, settings: &[Setting]) -> R
 }
 
 /// v1: gives a group the cpus and memory nodes of the one above, unless the settings name others.
-fn fill_cpuset(directory: &Path, hierarchy: &Hierarchy, settings: &[Setting]) -> Result<(), Error> {
+fn fill_cpuset(directory: &Path, new: bool, hierarchy: &Hierarchy, settings: &[Setting]) -> Result<(), Error> {
+    let Some(above) = directory.parent() else { return Ok(()) };
     for file in ["cpuset.cpus", "cpuset.mems"] {
-        if !settings.iter().any(|setting| setting.file == file) {
-            filled(directory, file, hierarchy)?;
-        } else if let Some(above) = directory.parent() {
-            filled(above, file, hierarchy)?;
+        match (settings.iter().any(|setting| setting.file == file), new) {
+            (true, _) => drop(filled(above, file, hierarchy)?),
+            (false, true) => fill(&directory.join(file), &filled(above, file, hierarchy)?)?,
+            (false, false) => drop(filled(directory, file, hierarchy)?),
         }
     }
     Ok(())
@@ -184,10 +190,67 @@ fn filled(directory: &Path, file: &str, hierarchy: &Hierarchy) -> Result<String,
     match directory.parent() {
         Some(above) if present.is_empty() && directory != hierarchy.mount => {
             let value = filled(above, file, hierarchy)?;
-            step(WriteFile { path: &path, value: &value })
-                .because("a new v1 cpuset has no cpu and no memory: to enter it would be ENOSPC")?;
+            fill(&path, &value)?;
             Ok(value)
         }
         _ => Ok(present),
+    }
+}
+
+fn fill(path: &Path, value: &str) -> Result<(), Error> {
+    step(WriteFile { path, value }).because("a new v1 cpuset has no cpu and no memory: to enter it would be ENOSPC")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::cgroup::hierarchy::Hierarchies;
+    use crate::cgroup::limits::{apply, set};
+
+    /// Directories in place of hierarchies: mkdir and write are the same there.
+    fn group(name: &str, hierarchies: Vec<Hierarchy>) -> (PathBuf, Group) {
+        let directory = std::env::temp_dir().join(format!("mocker-life-{name}-{}", std::process::id()));
+        let mut all = Hierarchies { all: vec![Hierarchy::at(&directory, true)] };
+        all.all.extend(hierarchies);
+        all.all[0].controllers = vec!["memory".into()];
+        fs::create_dir(&directory).unwrap();
+        fs::write(directory.join("cgroup.subtree_control"), "").unwrap();
+        (directory, Group::named(all, "/a/b", "id", false).unwrap())
+    }
+
+    #[test]
+    fn a_group_that_is_there_is_used_and_those_above_are_made() {
+        let (directory, mut group) = group("there", Vec::new());
+        fs::create_dir(directory.join("a")).unwrap();
+        fs::write(directory.join("a/cgroup.subtree_control"), "cpu memory").unwrap();
+        assert_eq!(ensure(&mut group, &[], false).unwrap(), Made::New);
+        assert_eq!(fs::read_to_string(directory.join("cgroup.subtree_control")).unwrap(), "+memory");
+        assert_eq!(fs::read_to_string(directory.join("a/cgroup.subtree_control")).unwrap(), "cpu memory");
+        assert_eq!(ensure(&mut group, &[], false).unwrap(), Made::Reused);
+
+        fs::write(directory.join("a/b/memory.max"), "").unwrap();
+        let settings = [set("memory", "memory.max", 7, "x"), set("memory", "memory.swap.max", 0, "x").optional()];
+        apply(&group, &settings).unwrap();
+        assert_eq!(fs::read_to_string(directory.join("a/b/memory.max")).unwrap(), "7");
+        let lacks = apply(&group, &[set("memory", "memory.high", 7, "x")]).unwrap_err();
+        assert!(lacks.what.contains("no such limit") && !lacks.what.contains("No such file"), "{lacks}");
+        fs::remove_dir_all(&directory).unwrap();
+    }
+
+    #[test]
+    fn where_groups_may_not_be_made_the_container_may_do_without() {
+        // mkdir in /sys is EPERM even for root.
+        let forbidden = || vec![Hierarchy { controllers: vec!["pids".into()], ..Hierarchy::at("/sys", false) }];
+        let (directory, mut group) = group("forbidden", forbidden());
+        fs::create_dir(directory.join("a")).unwrap();
+        fs::write(directory.join("a/cgroup.subtree_control"), "memory").unwrap();
+        assert!(ensure(&mut group.clone(), &[], false).is_err());
+        assert!(!directory.join("a/b").exists(), "what was made before the failure is gone again");
+        assert_eq!(ensure(&mut group, &[], true).unwrap(), Made::New);
+        assert_eq!(group.hierarchies.all.len(), 1);
+        assert!(group.hierarchies.of("pids").is_none() && group.directories() == [directory.join(Path::new("a/b"))]);
+        fs::remove_dir_all(&directory).unwrap();
     }
 }

@@ -31,7 +31,7 @@ struct Bundle {
 }
 
 impl Bundle {
-    fn read(args: &BundleArgs, detach: bool) -> Result<Bundle, Error> {
+    fn read(runtime: &Runtime, args: &BundleArgs, detach: bool) -> Result<Bundle, Error> {
         let id = parse_id(&args.id)?;
         let document = read_config(&args.bundle, &id)?;
         valid::check(&document)?;
@@ -47,7 +47,7 @@ impl Bundle {
             }
             _ => {}
         }
-        let groups = groups::asked(&document, &id)?;
+        let groups = groups::asked(&document, &id, runtime.systemd_cgroup)?;
         let mut plan = Plan::check(&document, &id, &args.bundle, Some(groups.describe()))?;
         plan.state = hooks::state(&document, "creating", None);
         plan.state["bundle"] = fs::canonicalize(&args.bundle).unwrap_or_default().to_string_lossy().into();
@@ -104,7 +104,7 @@ fn read_config(bundle: &Path, id: &ContainerId) -> Result<Document, Error> {
 
 /// Makes a container whose program waits for `start`.
 pub fn create(runtime: &Runtime, args: &BundleArgs) -> Result<(), Error> {
-    let mut bundle = Bundle::read(args, true)?;
+    let mut bundle = Bundle::read(runtime, args, true)?;
     bundle.warn(runtime);
     let (record, made) = make(runtime, args, &mut bundle, true)?;
     let handed = hand_over(args, &mut bundle, &made);
@@ -114,7 +114,7 @@ pub fn create(runtime: &Runtime, args: &BundleArgs) -> Result<(), Error> {
 /// Makes a container, starts it, waits for its end and deletes it; detached, it only starts it.
 pub fn run(runtime: &Runtime, args: &BundleArgs, detach: bool, keep: bool) -> Result<u8, Error> {
     if detach {
-        let mut bundle = Bundle::read(args, true)?;
+        let mut bundle = Bundle::read(runtime, args, true)?;
         bundle.warn(runtime);
         let (record, made) = make(runtime, args, &mut bundle, true)?;
         let started = hand_over(args, &mut bundle, &made)
@@ -123,7 +123,7 @@ pub fn run(runtime: &Runtime, args: &BundleArgs, detach: bool, keep: bool) -> Re
         return undo_if_failed(&record, started).map(|()| 0);
     }
     let signals = catch_signals()?;
-    let mut bundle = Bundle::read(args, false)?;
+    let mut bundle = Bundle::read(runtime, args, false)?;
     bundle.warn(runtime);
     let user = bundle.plan.process.terminal.then(UserTerminal::open).transpose()?;
     let (record, made) = make(runtime, args, &mut bundle, false)?;
@@ -142,7 +142,7 @@ fn make(runtime: &Runtime, args: &BundleArgs, bundle: &mut Bundle, waits: bool) 
         etc::prepare_directory(&bundle.plan, &bundle.document)?;
         rootfs::prepare(&bundle.plan)?;
         etc::prepare(&mut bundle.plan)?;
-        bundle.plan.cgroup = bundle.groups.make()?;
+        bundle.plan.cgroup = bundle.groups.make().inspect_err(|_| record.made_groups = false)?;
         record.cgroup = bundle.plan.cgroup.clone();
         let line = waits.then(|| StartLine::make(&record.directory)).transpose()?;
         container::make(&bundle.plan, &bundle.prepared, &mut record, line, None)
@@ -186,6 +186,5 @@ pub fn poststart(record: &Record) -> Result<(), Error> {
     }
     let hooks: Vec<hooks::Hook> = document.view("/hooks/poststart")?;
     let state = record.state(Status::Running);
-    let run = hooks.iter().try_for_each(|hook| hook.run(&state));
-    undo_if_failed(record, run)
+    undo_if_failed(record, hooks::run_all("poststart", &hooks, &state))
 }

@@ -34,13 +34,15 @@ use record::{Record, Status, state_root};
 pub struct Runtime {
     /// where the state of containers is kept
     pub root: PathBuf,
+    /// whether systemd is to make the groups
+    pub systemd_cgroup: bool,
     pub log: Log,
 }
 
 /// Runs a command. The exit status is 1 for a failure, as of runc; `exec` has 255, `run` and `exec` else the program's own.
 pub fn main(args: &RuntimeArgs, command: &Command) -> ExitCode {
     let runtime = match Log::open(args) {
-        Ok(log) => Runtime { root: state_root(args.root.as_deref()), log },
+        Ok(log) => Runtime { root: state_root(args.root.as_deref()), systemd_cgroup: args.systemd_cgroup, log },
         Err(error) => {
             eprintln!("mocker-exec: {error}");
             return ExitCode::FAILURE;
@@ -50,10 +52,7 @@ pub fn main(args: &RuntimeArgs, command: &Command) -> ExitCode {
         let words: Vec<String> = std::env::args().collect();
         runtime.log.debug(&words.join(" "));
     }
-    let outcome = match args.systemd_cgroup && matches!(command, Command::Create { .. } | Command::Run { .. }) {
-        true => Err(Error::new("systemd not running on this host, cannot use systemd cgroups manager")),
-        false => runtime.run(command),
-    };
+    let outcome = runtime.run(command);
     match outcome {
         Ok(status) => ExitCode::from(status),
         Err(error) => {

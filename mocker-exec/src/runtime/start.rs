@@ -12,6 +12,7 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
 use mocker_common::error::{Error, errno_text, failed};
 use mocker_common::lock::Lock;
@@ -96,7 +97,12 @@ pub fn start(record: &Record) -> Result<(), Error> {
     let go = open_go(&record.directory).map_err(|errno| failed("start", &record.id)(errno.into()))?;
     rustix::io::write(&go, b"g").map_err(|errno| failed("start", &record.id)(errno.into()))?;
     drop(go);
-    wait_for_program(outcome, &pidfd)
+    wait_for_program(outcome, &pidfd)?;
+    // execve closes both fifos, one a moment after the other. Who asks for the state now must not be told `created`.
+    while is_waiting(&record.directory) {
+        std::thread::sleep(Duration::from_micros(20));
+    }
+    Ok(())
 }
 
 /// The fifo hangs up when the last writer closes it, and the only one is the first process: at execve, or at its end.

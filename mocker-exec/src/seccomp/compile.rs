@@ -72,7 +72,9 @@ impl Compiler {
         let mut unknown_names = 0;
         for syscalls in profile.rules() {
             if syscalls.names.is_empty() {
-                return Err(Error::new("cannot use the seccomp profile: a rule of linux.seccomp.syscalls names no call"));
+                return Err(Error::new(
+                    "cannot use the seccomp profile: a rule of linux.seccomp.syscalls names no call",
+                ));
             }
             let (answer, alternatives) = (syscalls.answer()?, syscalls.alternatives()?);
             let rule = (Target::Return(answer) != self.default).then(|| {

@@ -224,7 +224,8 @@ fn groups_are_where_the_path_says() {
         assert_eq!(places[0], places[1], "{path}");
         assert!(places[0].lines().filter(|line| !line.ends_with(":/")).count() > 3, "{path}: {}", places[0]);
     }
-    runtime.lab.sh("rmdir /sys/fs/cgroup/*/some /sys/fs/cgroup/*/mocker 2>/dev/null").code();
+    // Below the own group, which an engine in another test may have changed: podman moves what it finds at the top to /init.
+    runtime.lab.sh("find /sys/fs/cgroup -depth -type d -name some -exec rmdir {} + 2>/dev/null").code();
     runtime.lab.assert_same(&before);
     // No way out of the hierarchy: whatever is made of it, it is below the top, or refused.
     runtime.script("three", "exec sleep 1000", &[("/linux/cgroupsPath", json!("/../../three"))]);
