@@ -13,7 +13,7 @@ use crate::container::{self, Made, run_poststart};
 use crate::init::Prepared;
 use crate::plan::Plan;
 use crate::runtime::console::{self, Receiver};
-use crate::runtime::record::{Record, Status, parse_id};
+use crate::runtime::record::{Record, Status, check_free, parse_id};
 use crate::runtime::start::{StartLine, start};
 use crate::runtime::{Runtime, delete, groups};
 use crate::supervise::catch_signals;
@@ -33,6 +33,7 @@ struct Bundle {
 impl Bundle {
     fn read(runtime: &Runtime, args: &BundleArgs, detach: bool) -> Result<Bundle, Error> {
         let id = parse_id(&args.id)?;
+        check_free(&runtime.root, &id)?;
         let document = read_config(&args.bundle, &id)?;
         valid::check(&document)?;
         let terminal = document.get("/process/terminal").is_some_and(|terminal| *terminal == true);

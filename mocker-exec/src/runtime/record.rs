@@ -125,10 +125,7 @@ impl Record {
         let place = root.join(&self.id);
         match renameat_with(CWD, new, CWD, &place, RenameFlags::NOREPLACE) {
             Ok(()) => Ok(Record { directory: place, ..self.clone() }),
-            Err(rustix::io::Errno::EXIST) => {
-                Err(Error::new(format!("cannot make container {}: container with given ID already exists", self.id))
-                    .hint(format!("mocker-exec list; mocker-exec delete {}", self.id)))
-            }
+            Err(rustix::io::Errno::EXIST) => Err(taken(&self.id)),
             Err(errno) => Err(failed("make directory", place.display())(errno.into())),
         }
     }
@@ -228,6 +225,19 @@ impl Record {
             }
         }
     }
+}
+
+/// Refuses an id that is taken before anything else is looked at: its group is not empty either, and says less.
+pub fn check_free(root: &Path, id: &ContainerId) -> Result<(), Error> {
+    match root.join(id.as_str()).exists() {
+        true => Err(taken(id.as_str())),
+        false => Ok(()),
+    }
+}
+
+fn taken(id: &str) -> Error {
+    Error::new(format!("cannot make container {id}: container with given ID already exists"))
+        .hint(format!("mocker-exec list; mocker-exec delete {id}"))
 }
 
 fn is_hidden(path: &Path) -> bool {
