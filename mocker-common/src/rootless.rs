@@ -61,8 +61,8 @@ pub fn enter() -> Result<(), Error> {
     let directories = Directories::from_env();
     check_state_directory(&directories.run, uid.as_raw())?;
     let gid = rustix::process::getegid().as_raw();
-    match subids::of(uid.as_raw(), gid)? {
-        Some((uids, gids)) => with_helpers(&uids, &gids)?,
+    match subids::of(uid.as_raw(), gid) {
+        Some(maps) => with_helpers(&maps.uids, &maps.gids)?,
         None => alone(uid.as_raw(), gid)?,
     }
     // SAFETY: there is one thread, so nobody reads the environment meanwhile.

@@ -267,7 +267,7 @@ mod tests {
     }
 
     fn lives(state: &State, id: &str) -> ContainerId {
-        state.write_record(&Record { id: id.into(), netns: "/none".into(), link: None }).unwrap();
+        state.write_record(&Record { id: id.into(), netns: "/none".into(), link: None, stack: None }).unwrap();
         id.parse().unwrap()
     }
 

@@ -4,9 +4,10 @@ use std::fmt;
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::error::{Error, failed};
 use crate::step::{Cause, Diagnosis, Explained, KernelCall, diagnosis};
 
 /// mkdir in a cgroup file system: a new group.
@@ -186,6 +187,62 @@ impl KernelCall for WriteFile<'_> {
         let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CLOEXEC;
         let file = rustix::fs::open(self.path, flags, rustix::fs::Mode::empty())?;
         rustix::io::write(&file, self.value.as_bytes())?;
+        Ok(())
+    }
+}
+
+/// A file of a group that takes several lines, one a write.
+pub struct LineFile {
+    file: OwnedFd,
+    path: PathBuf,
+}
+
+impl LineFile {
+    pub fn open(path: PathBuf) -> Result<LineFile, Error> {
+        let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CLOEXEC;
+        let file = rustix::fs::open(&path, flags, rustix::fs::Mode::empty());
+        let file = file.map_err(|errno| failed("open", path.display())(errno.into()))?;
+        Ok(LineFile { file, path })
+    }
+}
+
+/// One line more into such a file.
+pub struct WriteLine<'a> {
+    pub file: &'a LineFile,
+    pub line: &'a str,
+}
+
+impl WriteLine<'_> {
+    fn as_write(&self) -> WriteFile<'_> {
+        WriteFile { path: &self.file.path, value: self.line }
+    }
+}
+
+impl fmt::Display for WriteLine<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.as_write().fmt(f)
+    }
+}
+
+impl Explained for WriteLine<'_> {
+    fn aim(&self) -> String {
+        self.as_write().aim()
+    }
+    fn source(&self) -> &'static str {
+        self.as_write().source()
+    }
+    fn by_hand(&self) -> String {
+        self.as_write().by_hand()
+    }
+    fn diagnose(&self, errno: i32) -> Diagnosis {
+        self.as_write().diagnose(errno)
+    }
+}
+
+impl KernelCall for WriteLine<'_> {
+    type Output = ();
+    fn call(&self) -> Result<(), Cause> {
+        rustix::io::write(&self.file.file, self.line.as_bytes())?;
         Ok(())
     }
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use crate::cgroup::calls::WriteFile;
+use crate::cgroup::calls::{LineFile, WriteLine};
 use crate::cgroup::device_policy::Policy;
 use crate::cgroup::device_program;
 use crate::cgroup::place::Group;
@@ -78,12 +78,16 @@ fn closed(rules: &[Rule]) -> Vec<Rule> {
 fn list(directory: &Path, target: &Policy) -> Result<(), Error> {
     let path = directory.join("devices.list");
     let present = fs::read_to_string(&path).map_err(failed("read", path.display()))?;
-    for (allow, line) in Policy::read(&present).lines_to(target) {
-        let path = directory.join(if allow { "devices.allow" } else { "devices.deny" });
-        let write = step(WriteFile { path: &path, value: &line });
-        match allow {
-            false => write.because("a group starts with its parent's devices, disks included; nothing is allowed from here on but what follows")?,
-            true => write.because("programs expect these: reading and writing them reaches no disk and no other process")?,
+    // All lines for one file come before those for the other.
+    for lines in Policy::read(&present).lines_to(target).chunk_by(|one, other| one.0 == other.0) {
+        let allow = lines[0].0;
+        let file = LineFile::open(directory.join(if allow { "devices.allow" } else { "devices.deny" }))?;
+        for (_, line) in lines {
+            let write = step(WriteLine { file: &file, line });
+            match allow {
+                false => write.because("a group starts with its parent's devices, disks included; nothing is allowed from here on but what follows")?,
+                true => write.because("programs expect these: reading and writing them reaches no disk and no other process")?,
+            }
         }
     }
     Ok(())

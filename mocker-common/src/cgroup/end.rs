@@ -17,16 +17,14 @@ use crate::step::step;
 /// Kills everything in the group and below until nothing is left, however fast it forks.
 pub fn end_processes(group: &Group) -> Result<(), Error> {
     const PATIENCE: Duration = Duration::from_secs(10);
-    // Hundreds need a while to end, and freezing them meanwhile only holds them up. What is still there then is a process
-    // that somebody has moved out of the unified hierarchy alone.
-    const ONE_BY_ONE_AFTER: Duration = Duration::from_secs(2);
-    let kill_file = group.unified().map(|unified| unified.join("cgroup.kill")).filter(|file| file.exists());
+    let unified = group.unified().filter(|unified| unified.join("cgroup.kill").exists());
     let start = Instant::now();
     let mut pause = Duration::from_micros(200);
     while !processes(group).is_empty() {
-        match &kill_file {
-            Some(file) if start.elapsed() < ONE_BY_ONE_AFTER => {
-                step(WriteFile { path: file, value: "1" }).because(
+        match &unified {
+            // Else what is left has been moved out of the unified tree alone.
+            Some(unified) if is_populated(unified) => {
+                step(WriteFile { path: &unified.join("cgroup.kill"), value: "1" }).because(
                     "one write kills all at once and what they fork meanwhile; signals one by one lose that race",
                 )?;
                 thaw_v1(group)?; // a process that v1 has frozen dies only when it is thawed
@@ -50,6 +48,11 @@ pub fn end_processes(group: &Group) -> Result<(), Error> {
     thaw_v1(group) // an empty group left frozen would freeze whatever entered it
 }
 
+/// Whether anybody lives in a group of v2 or below it.
+fn is_populated(unified: &Path) -> bool {
+    fs::read_to_string(unified.join("cgroup.events")).is_ok_and(|events| events.contains("populated 1"))
+}
+
 /// v1 has no cgroup.kill: freeze, so that nothing forks or ends meanwhile (and no number is reused), kill, thaw, so that
 /// the signal is taken.
 fn kill_one_by_one(group: &Group) -> Result<(), Error> {
@@ -68,16 +71,15 @@ pub fn signal_all(group: &Group, signal: i32) -> Result<(), Error> {
         // SAFETY: kill takes any numbers; these are never 0 nor negative.
         unsafe { libc::kill(pid, signal) }; // gone already is as good
     }
-    match stood && signal != libc::SIGKILL {
-        true => Ok(()),
-        false => thaw_any(group),
-    }
-}
-
-fn thaw_any(group: &Group) -> Result<(), Error> {
-    match is_frozen(group) {
-        true => thaw(group),
-        false => thaw_v1(group), // half frozen
+    match (signal, stood) {
+        (libc::SIGKILL, _) => {
+            if is_frozen(group) {
+                thaw(group)?;
+            }
+            thaw_v1(group)
+        }
+        (_, true) => Ok(()),
+        (_, false) => thaw(group).or(Ok(())), // without a freezer nobody stands
     }
 }
 
@@ -96,7 +98,8 @@ fn processes_below(directory: &Path) -> Vec<i32> {
     own.chain(groups_below(directory).iter().flat_map(|group| processes_below(group))).collect()
 }
 
-fn groups_below(directory: &Path) -> Vec<PathBuf> {
+/// The groups right below a directory.
+pub fn groups_below(directory: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()
 }

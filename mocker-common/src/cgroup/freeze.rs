@@ -3,10 +3,11 @@
 //! Source: Documentation/admin-guide/cgroup-v1/freezer-subsystem.rst; cgroup-v2.rst, cgroup.freeze.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::cgroup::calls::WriteFile;
+use crate::cgroup::end::groups_below;
 use crate::cgroup::place::Group;
 use crate::error::Error;
 use crate::step::step;
@@ -64,14 +65,18 @@ fn set_frozen(group: &Group, frozen: bool) -> Result<(), Error> {
     }
 }
 
-/// v1: lets a group run on that stands or is about to.
+/// v1: lets a group run on that stands or is about to, and the groups below it, which the container may have frozen itself.
 pub fn thaw_v1(group: &Group) -> Result<(), Error> {
-    let freezer = group.of("freezer").map(|directory| directory.join("freezer.state"));
-    match freezer.filter(|file| fs::read_to_string(file).is_ok_and(|state| state.trim() != "THAWED")) {
-        Some(file) => step(WriteFile { path: &file, value: "THAWED" })
-            .because("a frozen process takes no signal, not even SIGKILL: it dies when it is thawed"),
-        None => Ok(()),
+    group.of("freezer").map_or(Ok(()), |directory| thaw_tree(&directory))
+}
+
+fn thaw_tree(directory: &Path) -> Result<(), Error> {
+    let file = directory.join("freezer.state");
+    if fs::read_to_string(&file).is_ok_and(|state| state.trim() != "THAWED") {
+        step(WriteFile { path: &file, value: "THAWED" })
+            .because("a frozen process takes no signal, not even SIGKILL: it dies when it is thawed")?;
     }
+    groups_below(directory).iter().try_for_each(|below| thaw_tree(below))
 }
 
 /// The file that freezes, and its words for thawed and frozen. On hybrid v1's, since a process is sure to be in there.

@@ -97,6 +97,11 @@ fn ensure_in(group: &Group, hierarchy: &Hierarchy, settings: &[Setting]) -> Resu
     Ok(new)
 }
 
+/// Refuses a group that somebody lives in, before anything is made. Most are not there yet.
+pub fn check(group: &Group) -> Result<(), Error> {
+    if group.directories().is_empty() { Ok(()) } else { check_unused(group) }
+}
+
 /// Two containers in one group would share limits, and the end of one would be the end of the other.
 fn check_unused(group: &Group) -> Result<(), Error> {
     let found = processes(group).len();

@@ -3,7 +3,7 @@
 //! mocker-cgroup makes groups by itself; mocker-exec makes them as an OCI runtime, where the engine above names the group.
 //!
 //! - [`hierarchy`], [`place`]: which trees of groups are mounted; a group in all of them
-//! - [`life`], [`enter`], [`freeze`], [`end`]: made, entered, frozen and thawed, emptied, removed
+//! - [`life`], [`freeze`], [`end`]: made, frozen and thawed, emptied, removed
 //! - [`resources`], [`limits`]: from `linux.resources` to lines in files, in [`memory`], [`cpu`], [`io`] and [`rare`]; [`update`]
 //! - [`devices`], [`device_policy`], [`device_program`]: which devices may be opened; on v2 a BPF program decides
 //! - [`stats`], [`oom`]: what a group uses; when it has run out of memory
@@ -17,7 +17,6 @@ pub mod device_policy;
 pub mod device_program;
 pub mod devices;
 pub mod end;
-pub mod enter;
 pub mod freeze;
 pub mod hierarchy;
 pub mod io;

@@ -4,17 +4,14 @@
 //! relative, below the group that the caller is in, hierarchy by hierarchy; absent, the container's id as if relative.
 
 use std::fs;
-use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::cgroup::calls::OpenGroup;
 use crate::cgroup::hierarchy::{Hierarchies, Hierarchy};
 use crate::document::{ContainerId, Document};
 use crate::error::{Error, failed};
-use crate::step::step;
 
 /// A container's group. As JSON it can be kept, so that nobody needs to look for it again.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -81,14 +78,6 @@ impl Group {
         self.hierarchies.unified().map(|hierarchy| self.directory(hierarchy)).filter(|path| path.is_dir())
     }
 
-    /// The unified directory as clone3 takes it (CLONE_INTO_CGROUP): the child begins its life in there.
-    pub fn open_unified(&self) -> Result<Option<OwnedFd>, Error> {
-        let Some(hierarchy) = self.hierarchies.unified() else { return Ok(None) };
-        step(OpenGroup { path: &self.directory(hierarchy) })
-            .because("clone3 makes a process in a group that it is given as a descriptor")
-            .map(Some)
-    }
-
     /// The parent's directories in a hierarchy, outermost first.
     pub fn parents(&self, hierarchy: &Hierarchy) -> Vec<PathBuf> {
         let parent = below(&hierarchy.base, &self.parent);
@@ -147,11 +136,14 @@ fn check_systemd(cgroups_path: &str) -> Result<(), Error> {
         .hint("without --systemd-cgroup; podman --cgroup-manager cgroupfs; docker's native.cgroupdriver=cgroupfs"))
 }
 
-/// Lets paths begin at this process's own group in each hierarchy.
+/// Lets paths begin at this process's own group in each hierarchy. As runc has it, which engines look beside: on v2 alone, in
+/// the group above it, since one with processes hands no controllers down; on hybrid, the unified tree counts from its root.
 fn below_own(mut hierarchies: Hierarchies) -> Result<Hierarchies, Error> {
     let own = fs::read_to_string("/proc/self/cgroup").map_err(failed("read", "/proc/self/cgroup"))?;
-    for hierarchy in &mut hierarchies.all {
+    let is_v2 = hierarchies.version() == "v2";
+    for hierarchy in hierarchies.all.iter_mut().filter(|hierarchy| is_v2 || !hierarchy.unified) {
         if let Some(path) = own_path(&own, hierarchy) {
+            let path = if is_v2 { path.parent().unwrap_or(path) } else { path };
             // Both count from the same root, and a mount in a container shows only what is below another group.
             let shown = path.strip_prefix(&hierarchy.root).unwrap_or(Path::new(""));
             hierarchy.base = hierarchy.mount.join(shown);

@@ -3,8 +3,6 @@
 use std::fmt;
 use std::fs;
 
-use crate::error::Error;
-
 pub const UIDS: &str = "/etc/subuid";
 pub const GIDS: &str = "/etc/subgid";
 
@@ -14,6 +12,12 @@ pub struct Line {
     pub inside: u32,
     pub outside: u32,
     pub size: u32,
+}
+
+/// The maps of a user namespace to be.
+pub struct Maps {
+    pub uids: Vec<Line>,
+    pub gids: Vec<Line>,
 }
 
 impl Line {
@@ -33,12 +37,9 @@ impl fmt::Display for Line {
     }
 }
 
-/// Of user ids and of group ids.
-pub type Maps = (Vec<Line>, Vec<Line>);
-
 /// The maps of user and group ids: the user's own as 0, and from 1 on what the files give. None, with a word why on stderr,
 /// where there is no more than the own one.
-pub fn of(uid: u32, gid: u32) -> Result<Option<Maps>, Error> {
+pub fn of(uid: u32, gid: u32) -> Option<Maps> {
     let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
     let name = name_of(uid, &passwd);
     let read = |file: &str| ranges(&fs::read_to_string(file).unwrap_or_default(), name.as_deref(), uid);
@@ -49,14 +50,14 @@ pub fn of(uid: u32, gid: u32) -> Result<Option<Maps>, Error> {
         _ if !is_on_path("newuidmap") || !is_on_path("newgidmap") => {
             "there is no newuidmap (apt install uidmap)".into()
         }
-        _ => return Ok(Some((map(uid, &uids), map(gid, &gids)))),
+        _ => return Some(Maps { uids: map(uid, &uids), gids: map(gid, &gids) }),
     };
     eprintln!(
         "mocker: one user id only: {lacking}\n  \
          likely  files of all other users in images will be this user's, and a program cannot run as another\n  \
          try     usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER, as root"
     );
-    Ok(None)
+    None
 }
 
 fn name_of(uid: u32, passwd: &str) -> Option<String> {

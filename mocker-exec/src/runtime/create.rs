@@ -142,7 +142,7 @@ fn make(runtime: &Runtime, args: &BundleArgs, bundle: &mut Bundle, waits: bool) 
         etc::prepare_directory(&bundle.plan, &bundle.document)?;
         rootfs::prepare(&bundle.plan)?;
         etc::prepare(&mut bundle.plan)?;
-        bundle.plan.cgroup = bundle.groups.make()?;
+        bundle.plan.cgroup = bundle.groups.make().inspect_err(|_| record.made_groups = false)?;
         record.cgroup = bundle.plan.cgroup.clone();
         let line = waits.then(|| StartLine::make(&record.directory)).transpose()?;
         container::make(&bundle.plan, &bundle.prepared, &mut record, line, None)

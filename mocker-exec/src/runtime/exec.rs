@@ -54,6 +54,8 @@ struct Process {
     plan: Plan,
     prepared: Prepared,
     console: Option<Receiver>,
+    /// groups below the container's own
+    below: Vec<String>,
 }
 
 impl Process {
@@ -82,7 +84,7 @@ impl Process {
         plan.detached = args.detach;
         let prepared = container::prepare(&plan, true)?;
         let console = args.console_socket.as_deref().map(console::connect_to).transpose()?;
-        Ok(Process { plan, prepared, console })
+        Ok(Process { plan, prepared, console, below: args.cgroup.clone() })
     }
 
     fn run(mut self, record: &Record, args: &ExecArgs) -> Result<u8, Error> {
@@ -116,7 +118,7 @@ impl Process {
         if !init.is_alive() {
             return Err(ended()); // the number belongs to another process by now
         }
-        let groups = cgroup::open(&self.plan)?;
+        let groups = cgroup::open_for_exec(&self.plan, init.pid, &self.below)?;
         let kinds = userns::kinds_to_join(namespaces::kinds(&self.plan), init.pid)?;
         let kinds = userns::join_first(first.as_fd(), init.pid, kinds)?;
         if kinds.contains(CloneFlags::CLONE_NEWPID) {

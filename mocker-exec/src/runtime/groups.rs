@@ -31,6 +31,7 @@ pub fn asked(document: &Document, id: &ContainerId, systemd: bool) -> Result<Ask
     let settings = resources.settings(&hierarchies)?;
     let path = document.text("/linux/cgroupsPath").unwrap_or_default();
     let group = Group::named(hierarchies, path, id.as_str(), systemd)?;
+    life::check(&group)?;
     // What every container may open stands behind what was asked for.
     let rules = resources.devices.iter().cloned().chain(devices::defaults()).collect();
     Ok(Asked { group, resources, settings, rules, may_lack: path.is_empty() && !is_root_of_the_machine() })
@@ -56,9 +57,17 @@ impl Asked {
         }
     }
 
-    /// Makes the groups and sets their limits. Returns where they are.
+    /// Makes the groups and sets their limits. Returns where they are. If it fails, what it made is gone: groups that turn out
+    /// to be somebody else's must not be removed with the rest of the container.
     pub fn make(&mut self) -> Result<Cgroup, Error> {
         let made = life::ensure(&mut self.group, &self.settings, self.may_lack)?;
+        self.limit(made).map_err(|mut error| {
+            error.also.extend(end::delete(&self.group).err().map(|also| also.to_string()));
+            error
+        })
+    }
+
+    fn limit(&mut self, made: Made) -> Result<Cgroup, Error> {
         let have = &self.group.hierarchies;
         if let Some(lacks) = self.settings.iter().find(|setting| have.of(&setting.controller).is_none()) {
             return Err(Error::new(format!(

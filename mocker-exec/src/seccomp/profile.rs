@@ -69,8 +69,11 @@ pub const ACTIONS: [(&str, u32, bool); 9] = [
     ("SCMP_ACT_TRAP", answer::TRAP, false),
 ];
 
-/// Every comparison, made of a value and a second one that only SCMP_CMP_MASKED_EQ has.
-pub const OPERATORS: [(&str, fn(u64, u64) -> Test); 7] = [
+/// Makes a comparison of a value and a second one, that only SCMP_CMP_MASKED_EQ has.
+type Operator = fn(u64, u64) -> Test;
+
+/// Every comparison.
+pub const OPERATORS: [(&str, Operator); 7] = [
     ("SCMP_CMP_EQ", |value, _| Test::Equal(value)),
     ("SCMP_CMP_GE", |value, _| Test::GreaterOrEqual(value)),
     ("SCMP_CMP_GT", |value, _| Test::Greater(value)),
