@@ -42,6 +42,41 @@ Examples:
   mocker-exec run --bundle . web                           a plain OCI bundle
   podman --runtime $(command -v mocker-exec) run alpine    an engine's containers";
 
+/// The command line of an engine, if it is one of the few that engines call all the time. A parser for one command is made in a
+/// fraction of the time that one for all takes, and a container's life is three calls. None: it is another, or help is
+/// asked for, or an explanation, or something is wrong with it: then all of [`Args`] is read, which has the words.
+pub fn of_engine() -> Option<(RuntimeArgs, Command)> {
+    if std::env::var_os("MOCKER_EXPLAIN").is_some() {
+        return None;
+    }
+    let words: Vec<String> = std::env::args_os().map(OsString::into_string).collect::<Result<_, _>>().ok()?;
+    let mut rest = words.iter().skip(1).map(String::as_str);
+    let name = loop {
+        match rest.next()? {
+            "--root" | "--log" | "--log-format" | "--rootless" => drop(rest.next()),
+            flag if flag.starts_with('-') => {}
+            name => break name,
+        }
+    };
+    match name {
+        "create" => one("create", &words, Command::Create),
+        "start" => one("start", &words, Command::Start),
+        "state" => one("state", &words, Command::State),
+        "kill" => one("kill", &words, Command::Kill),
+        "delete" => one("delete", &words, Command::Delete),
+        "exec" => one("exec", &words, |args| Command::Exec(Box::new(args))),
+        _ => None,
+    }
+}
+
+fn one<T: ClapArgs>(name: &'static str, words: &[String], command: fn(T) -> Command) -> Option<(RuntimeArgs, Command)> {
+    let parser = RuntimeArgs::augment_args(clap::Command::new("mocker-exec"));
+    let parser = parser.subcommand(T::augment_args(clap::Command::new(name)));
+    let matches = parser.try_get_matches_from(words).ok()?;
+    let args = T::from_arg_matches(matches.subcommand_matches(name)?).ok()?;
+    Some((RuntimeArgs::from_arg_matches(&matches).ok()?, command(args)))
+}
+
 impl Args {
     /// Reads the command line. The pipeline's flags mean nothing to the commands of a runtime: together they are refused.
     pub fn read() -> Result<Self, clap::Error> {
@@ -182,49 +217,63 @@ pub struct BundleArgs {
     pub id: String,
 }
 
+#[derive(ClapArgs, Debug)]
+pub struct IdArgs {
+    /// The container's id
+    pub id: String,
+}
+
+#[derive(ClapArgs, Debug)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub bundle: BundleArgs,
+    /// Do not wait for the end
+    #[arg(short, long)]
+    pub detach: bool,
+    /// Do not delete it at the end
+    #[arg(long)]
+    pub keep: bool,
+    /// Accepted for runc's sake: orphans are the container's own business
+    #[arg(long, hide = true)]
+    pub no_subreaper: bool,
+}
+
+#[derive(ClapArgs, Debug)]
+pub struct KillArgs {
+    /// To every process of the container
+    #[arg(short, long)]
+    pub all: bool,
+    /// The container's id
+    pub id: String,
+    /// Its name or number
+    #[arg(default_value = "SIGTERM", allow_hyphen_values = true)]
+    pub signal: String,
+}
+
+#[derive(ClapArgs, Debug)]
+pub struct DeleteArgs {
+    /// End them first; succeed if there is none
+    #[arg(short, long)]
+    pub force: bool,
+    /// The containers' ids
+    #[arg(required = true, value_name = "ID")]
+    pub ids: Vec<String>,
+}
+
 #[derive(Subcommand, Debug)]
 pub enum Command {
     /// Make a container from an OCI bundle; its program waits for start
-    Create {
-        #[command(flatten)]
-        bundle: BundleArgs,
-    },
+    Create(BundleArgs),
     /// Execute the program of a created container
-    Start { id: String },
+    Start(IdArgs),
     /// Create, start, wait for the end, delete
-    Run {
-        #[command(flatten)]
-        bundle: BundleArgs,
-        /// Do not wait for the end
-        #[arg(short, long)]
-        detach: bool,
-        /// Do not delete it at the end
-        #[arg(long)]
-        keep: bool,
-        /// Accepted for runc's sake: orphans are the container's own business
-        #[arg(long, hide = true)]
-        no_subreaper: bool,
-    },
+    Run(RunArgs),
     /// Print a container's state as JSON
-    State { id: String },
+    State(IdArgs),
     /// Send a signal to the first process of a container, or to all
-    Kill {
-        /// To every process of the container
-        #[arg(short, long)]
-        all: bool,
-        id: String,
-        /// Its name or number
-        #[arg(default_value = "SIGTERM", allow_hyphen_values = true)]
-        signal: String,
-    },
+    Kill(KillArgs),
     /// Remove what is left of containers that have ended
-    Delete {
-        /// End them first; succeed if there is none
-        #[arg(short, long)]
-        force: bool,
-        #[arg(required = true)]
-        ids: Vec<String>,
-    },
+    Delete(DeleteArgs),
     /// Run one more process in a container
     Exec(Box<ExecArgs>),
     /// List the processes of a container

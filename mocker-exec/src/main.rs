@@ -48,6 +48,10 @@ use mocker_common::{explain, hooks, rootless};
 use args::{Args, Command};
 use container::Settings;
 
+/// musl asks the kernel for memory page by page; a start has better things to do.
+#[global_allocator]
+static MEMORY: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+
 const TOOL: &str = "mocker-exec";
 
 fn main() -> ExitCode {
@@ -56,6 +60,9 @@ fn main() -> ExitCode {
         && let Err(error) = runtime::own_binary::protect()
     {
         return stage::conclude(TOOL, Err(error));
+    }
+    if let Some((args, command)) = args::of_engine() {
+        return runtime::main(&args, &command);
     }
     let args = match Args::read() {
         Ok(args) => args,

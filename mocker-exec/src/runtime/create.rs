@@ -8,7 +8,7 @@ use mocker_common::document::{ContainerId, Document};
 use mocker_common::error::{Error, failed};
 use mocker_common::hooks;
 
-use crate::args::BundleArgs;
+use crate::args::{BundleArgs, RunArgs};
 use crate::container::{self, Made, run_poststart};
 use crate::init::Prepared;
 use crate::plan::Plan;
@@ -113,8 +113,9 @@ pub fn create(runtime: &Runtime, args: &BundleArgs) -> Result<(), Error> {
 }
 
 /// Makes a container, starts it, waits for its end and deletes it; detached, it only starts it.
-pub fn run(runtime: &Runtime, args: &BundleArgs, detach: bool, keep: bool) -> Result<u8, Error> {
-    if detach {
+pub fn run(runtime: &Runtime, run: &RunArgs) -> Result<u8, Error> {
+    let args = &run.bundle;
+    if run.detach {
         let mut bundle = Bundle::read(runtime, args, true)?;
         bundle.warn(runtime);
         let (record, made) = make(runtime, args, &mut bundle, true)?;
@@ -129,7 +130,7 @@ pub fn run(runtime: &Runtime, args: &BundleArgs, detach: bool, keep: bool) -> Re
     let user = bundle.plan.process.terminal.then(UserTerminal::open).transpose()?;
     let (record, made) = make(runtime, args, &mut bundle, false)?;
     let outcome = hand_over(args, &mut bundle, &made).and_then(|()| made.supervise(&bundle.plan, user, true, &signals));
-    if keep && outcome.is_ok() {
+    if run.keep && outcome.is_ok() {
         return outcome;
     }
     let removed = delete::remove(&record);

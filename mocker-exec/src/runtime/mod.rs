@@ -71,13 +71,13 @@ pub fn main(args: &RuntimeArgs, command: &Command) -> ExitCode {
 impl Runtime {
     fn run(&self, command: &Command) -> Result<u8, Error> {
         let done = match command {
-            Command::Run { bundle, detach, keep, .. } => return create::run(self, bundle, *detach, *keep),
+            Command::Run(args) => return create::run(self, args),
             Command::Exec(args) => return exec::exec(self, args),
-            Command::Create { bundle } => create::create(self, bundle),
-            Command::Start { id } => self.start(id),
-            Command::State { id } => list::state(self, id),
-            Command::Kill { all, id, signal } => signal::kill(self, id, signal, *all),
-            Command::Delete { force, ids } => ids.iter().try_for_each(|id| delete::delete(self, id, *force)),
+            Command::Create(bundle) => create::create(self, bundle),
+            Command::Start(args) => self.start(&args.id),
+            Command::State(args) => list::state(self, &args.id),
+            Command::Kill(args) => signal::kill(self, args),
+            Command::Delete(args) => args.ids.iter().try_for_each(|id| delete::delete(self, id, args.force)),
             Command::Ps { format, id, options } => list::processes(self, id, *format, options),
             Command::List { format, quiet } => list::list(self, *format, *quiet),
             Command::Pause { id } => self.pause(id),

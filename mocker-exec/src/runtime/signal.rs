@@ -5,14 +5,15 @@ use mocker_common::error::{Error, errno_text};
 use nix::sys::signal::Signal;
 use rustix::process::PidfdFlags;
 
+use crate::args::KillArgs;
 use crate::runtime::record::{Record, Status};
 use crate::runtime::{Runtime, groups, not_running};
 
-/// Sends a signal. `all`: to every process in the container's groups; a container that has ended has none, which is no failure.
-pub fn kill(runtime: &Runtime, id: &str, signal: &str, all: bool) -> Result<(), Error> {
-    let number = parse(signal)?;
-    let record = Record::find(&runtime.root, id)?;
-    if all {
+/// Sends a signal. `--all`: to every process in the container's groups; a container that has ended has none, which is no failure.
+pub fn kill(runtime: &Runtime, args: &KillArgs) -> Result<(), Error> {
+    let number = parse(&args.signal)?;
+    let record = Record::find(&runtime.root, &args.id)?;
+    if args.all {
         return kill_all(&record, number);
     }
     match (record.status(), record.init) {

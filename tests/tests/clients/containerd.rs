@@ -94,7 +94,7 @@ const CASES: [Case; 14] = [
     ),
     (
         "out of memory",
-        "ctr events > events & e=$!; sleep 0.1; ctr run --rm --memory-limit 33554432 $I c tail /dev/zero; echo $?; sleep 0.2; kill $e; grep -o '/tasks/[a-z]*' events; rm events",
+        "ctr events > events & e=$!; sleep 0.1; ctr run --rm --memory-limit 33554432 $I c sh -c 'sleep 1; exec tail /dev/zero'; echo $?; sleep 0.2; kill $e; grep -o '/tasks/[a-z]*' events; rm events",
         0,
         "137\n",
     ),
