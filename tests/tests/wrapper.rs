@@ -110,7 +110,7 @@ fn what_is_not_understood_is_125_with_a_hint() {
 fn the_tools_are_found_beside_the_wrapper_first() {
     let lab = Lab::new("found");
     lab.sh("mkdir -p installed && cp $(readlink -f $(command -v mocker)) installed/mocker
-        printf '#!/bin/sh\\necho stand-in 9.9\\n' > installed/mocker-exec && chmod 755 installed/mocker-exec
+        printf '#!/bin/sh\\necho stand-in version 9.9\\n' > installed/mocker-exec && chmod 755 installed/mocker-exec
         installed/mocker --version")
         .succeeds()
         .prints("mocker 9.9");
