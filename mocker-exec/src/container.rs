@@ -121,16 +121,16 @@ pub fn make(
     line: Option<StartLine>,
     signals: Option<&SignalFd>,
 ) -> Result<Made, Error> {
-    let groups = cgroup::open(plan)?;
+    let mut groups = cgroup::open(plan)?;
     let sources = MountSources::open(plan)?;
     if let Some(signals) = signals {
         supervise::stop_if_asked(signals)?;
     }
     let (outside, inside) = Channel::pair()?;
-    let running = match namespaces::clone_init(plan, &prepared.joins)? {
+    let running = match namespaces::clone_init(plan, &prepared.joins, &mut groups)? {
         Cloned::Child => {
             drop(outside);
-            init::run(plan, prepared, &sources, inside, line)
+            init::run(plan, prepared, &sources, &groups, inside, line)
         }
         Cloned::Parent { pid, pidfd } => Running { pid, pidfd },
     };
@@ -158,7 +158,6 @@ fn follow(
     groups: &cgroup::Groups,
     channel: &Channel,
 ) -> Result<Option<OwnedFd>, Error> {
-    // Meanwhile the child makes its mounts: the first write to a cgroup.procs may wait for several milliseconds.
     groups.enter(running.pid)?;
     let mut state = plan.state.clone();
     state["pid"] = running.pid.into();

@@ -17,6 +17,7 @@ use crate::calls::files::MakeDir;
 use crate::calls::mounts::Chdir;
 use crate::calls::process::{CloseOnExec, NewSession, Prctl, SetName};
 use crate::capabilities::Sets;
+use crate::cgroup::Groups;
 use crate::channel::{Channel, Message};
 use crate::labels::Labels;
 use crate::mounts::MountSources;
@@ -38,10 +39,18 @@ pub struct Prepared {
 }
 
 /// The child's whole life in this program. Never returns: it becomes the container's program, or ends.
-pub fn run(plan: &Plan, prepared: &Prepared, sources: &MountSources, channel: Channel, line: Option<StartLine>) -> ! {
+pub fn run(
+    plan: &Plan,
+    prepared: &Prepared,
+    sources: &MountSources,
+    groups: &Groups,
+    channel: Channel,
+    line: Option<StartLine>,
+) -> ! {
     explain::speak_as("init");
     let home = Home { channel, line, waits: Cell::new(false) };
-    let Err(error) = become_container(plan, prepared, sources, &home);
+    let entered = groups.enter_own();
+    let Err(error) = entered.and_then(|()| become_container(plan, prepared, sources, &home));
     home.failed(&error);
     // SAFETY: ends this process at once; nothing of the parent's is flushed twice.
     unsafe { libc::_exit(i32::from(error.exit_status())) }
@@ -87,7 +96,7 @@ fn become_container(
     devices::make(plan, &rootfs)?;
     let slave = plan.process.terminal.then(|| terminal::make(plan, &rootfs, channel)).transpose()?;
 
-    // The group: entered from outside, while the mounts above were made.
+    // Outside: hooks, and the group of v2 if it was not born there.
     channel.ready()?;
     wait_for_go(channel)?;
     scheduling::reset_affinity(0)?;
@@ -135,7 +144,7 @@ pub fn stay_bound_to_parent() -> Result<(), Error> {
         .because("until execve this is a program of the host, and /proc/1/exe would let the container reach its file")
 }
 
-/// The parent puts us into our groups and runs the hooks that are its to run. Its end before that is our end too.
+/// The parent runs the hooks that are its to run. Its end before that is our end too.
 pub fn wait_for_go(channel: &Channel) -> Result<(), Error> {
     match channel.receive()? {
         Message::Go => Ok(()),

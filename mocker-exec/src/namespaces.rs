@@ -11,7 +11,8 @@ use mocker_common::error::{Error, failed};
 use mocker_common::step::step;
 use nix::sched::CloneFlags;
 
-use crate::calls::process::{Clone3, Cloned, Join, NEW_TIME, Unshare};
+use crate::calls::process::{Cloned, Join, NEW_TIME, Unshare};
+use crate::cgroup::Groups;
 use crate::plan::Plan;
 use crate::userns;
 
@@ -75,7 +76,7 @@ fn check_is_namespace(file: &File, path: &Path) -> Result<(), Error> {
 }
 
 /// Makes the container's first process. In the child: it is pid 1 there and has not seen anything yet.
-pub fn clone_init(plan: &Plan, joins: &Joins) -> Result<Cloned, Error> {
+pub fn clone_init(plan: &Plan, joins: &Joins, groups: &mut Groups) -> Result<Cloned, Error> {
     let later: &[&str] = if plan.has_namespace("user") { &userns::MADE_LATER } else { &["cgroup", "time"] };
     let made = FLAGS.into_iter().filter(|(kind, _)| !later.contains(kind) && plan.makes_namespace(kind));
     let namespaces = made.fold(CloneFlags::empty(), |all, (_, flag)| all | flag);
@@ -87,7 +88,8 @@ pub fn clone_init(plan: &Plan, joins: &Joins) -> Result<Cloned, Error> {
         step(Join { namespace: file.as_fd(), kind, flag: *flag, shown })
             .because("the container shares this process tree; only children born from now on are in it")?;
     }
-    step(Clone3 { namespaces }).because(
+    groups.clone(
+        namespaces,
         "a process sees the world through its namespaces: in new ones it sees no host process, mount, name or queue",
     )
 }

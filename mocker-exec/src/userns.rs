@@ -306,7 +306,7 @@ struct CloneSibling(CloneFlags);
 
 impl fmt::Display for CloneSibling {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} with CLONE_PARENT", Clone3 { namespaces: self.0 })
+        write!(f, "{} with CLONE_PARENT", Clone3 { namespaces: self.0, group: None })
     }
 }
 

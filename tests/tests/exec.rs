@@ -247,7 +247,7 @@ fn what_it_cannot_confine_it_refuses() {
             ".linux.namespaces |= map(if .type == \"network\" then .path = \"/etc/passwd\" else . end)",
             "not a namespace",
         ),
-        (".mocker.cgroup.directories = [\"/sys/fs/cgroup/nowhere\"]", "cgroup.procs"),
+        (".mocker.cgroup.directories = [\"/sys/fs/cgroup/nowhere\"]", "/sys/fs/cgroup/nowhere"),
     ] {
         document(
             &lab,

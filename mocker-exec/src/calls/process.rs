@@ -9,9 +9,14 @@ use nix::sched::CloneFlags;
 use super::explained;
 
 /// clone3(2) as fork: a child in new namespaces, and a descriptor of it.
-pub struct Clone3 {
+pub struct Clone3<'a> {
     pub namespaces: CloneFlags,
+    /// the directory of a group of cgroup v2 to be born in
+    pub group: Option<BorrowedFd<'a>>,
 }
+
+/// Since Linux 5.7; not in libc for every C library.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 /// What clone3 returns on either side.
 pub enum Cloned {
@@ -19,8 +24,12 @@ pub enum Cloned {
     Parent { pid: i32, pidfd: OwnedFd },
 }
 
-explained!(Clone3, "clone(2), namespaces(7)", |this| {
-    call: format!("clone3({{flags={}, exit_signal=SIGCHLD}})", namespace_flags(this.namespaces | CloneFlags::from_bits_retain(libc::CLONE_PIDFD))),
+explained!(Clone3<'a>, "clone(2), namespaces(7)", |this| {
+    call: format!(
+        "clone3({{flags={}{}, exit_signal=SIGCHLD}})",
+        namespace_flags(this.namespaces | CloneFlags::from_bits_retain(libc::CLONE_PIDFD)),
+        if this.group.is_some() { "|CLONE_INTO_CGROUP" } else { "" },
+    ),
     aim: "make a process in new namespaces".to_string(),
     by_hand: format!("unshare {} …", unshare_options(this.namespaces)),
     diagnose: |errno| match errno {
@@ -33,7 +42,7 @@ explained!(Clone3, "clone(2), namespaces(7)", |this| {
     },
 });
 
-impl KernelCall for Clone3 {
+impl KernelCall for Clone3<'_> {
     type Output = Cloned;
     fn call(&self) -> Result<Cloned, Cause> {
         let mut pidfd: i32 = -1;
@@ -42,6 +51,10 @@ impl KernelCall for Clone3 {
         arguments.flags = self.namespaces.bits() as u64 | libc::CLONE_PIDFD as u64;
         arguments.pidfd = &raw mut pidfd as u64;
         arguments.exit_signal = libc::SIGCHLD as u64;
+        if let Some(group) = self.group {
+            arguments.flags |= CLONE_INTO_CGROUP;
+            arguments.cgroup = group.as_raw_fd() as u64;
+        }
         // SAFETY: no stack and no CLONE_VM make it a fork; the process has one thread, so the child may allocate.
         let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut arguments, size_of::<libc::clone_args>()) };
         match pid {

@@ -148,7 +148,7 @@ fn namespace_with(mappings: &Mappings) -> Result<OwnedFd, Error> {
     let refused =
         |errno: rustix::io::Errno| Error::new(format!("cannot make a pipe: {}", errno_text(errno.raw_os_error())));
     let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(refused)?;
-    let made = step(Clone3 { namespaces: CloneFlags::CLONE_NEWUSER }).because(
+    let made = step(Clone3 { namespaces: CloneFlags::CLONE_NEWUSER, group: None }).because(
         "a mount's owners are translated by the maps of a user namespace, so one with these maps must exist",
     )?;
     let pid = match made {

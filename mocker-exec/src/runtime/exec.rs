@@ -1,6 +1,6 @@
 //! `exec`: one more process in a container that is there.
 //!
-//! It enters the container's groups first, from outside and before it can fork; then all its namespaces in one call, through
+//! It enters the container's groups first, before it can fork; then all its namespaces in one call, through
 //! the first process's pidfd; then it becomes a user and a program as the first process did.
 //! Source: setns(2), pidfd_open(2); runc(8), exec.
 
@@ -19,7 +19,7 @@ use rustix::process::PidfdFlags;
 use serde_json::{Value, json};
 
 use crate::args::ExecArgs;
-use crate::calls::process::{Clone3, Cloned, JoinAll};
+use crate::calls::process::{Cloned, JoinAll};
 use crate::channel::{Channel, Message};
 use crate::container;
 use crate::init::{self, Prepared};
@@ -118,7 +118,7 @@ impl Process {
         if !init.is_alive() {
             return Err(ended()); // the number belongs to another process by now
         }
-        let groups = cgroup::open_for_exec(&self.plan, init.pid, &self.below)?;
+        let mut groups = cgroup::open_for_exec(&self.plan, init.pid, &self.below)?;
         let kinds = userns::kinds_to_join(namespaces::kinds(&self.plan), init.pid)?;
         let kinds = userns::join_first(first.as_fd(), init.pid, kinds)?;
         if kinds.contains(CloneFlags::CLONE_NEWPID) {
@@ -129,12 +129,12 @@ impl Process {
             affinity.before_group()?;
         }
         let (outside, inside) = Channel::pair()?;
-        let made = step(Clone3 { namespaces: CloneFlags::empty() })
-            .because("the tool stays outside and waits; its child goes into the container and becomes the program")?;
+        let why = "the tool stays outside and waits; its child goes into the container and becomes the program";
+        let made = groups.clone(CloneFlags::empty(), why)?;
         let running = match made {
             Cloned::Child => {
                 drop(outside);
-                self.become_process(first.as_fd(), init.pid, kinds, inside)
+                self.become_process(first.as_fd(), init.pid, kinds, &groups, inside)
             }
             Cloned::Parent { pid, pidfd } => Running { pid, pidfd },
         };
@@ -151,9 +151,16 @@ impl Process {
     }
 
     /// The child's whole life in this program.
-    fn become_process(&self, first: BorrowedFd<'_>, pid: i32, kinds: CloneFlags, channel: Channel) -> ! {
+    fn become_process(
+        &self,
+        first: BorrowedFd<'_>,
+        pid: i32,
+        kinds: CloneFlags,
+        groups: &cgroup::Groups,
+        channel: Channel,
+    ) -> ! {
         explain::speak_as("exec");
-        let Err(error) = self.enter(first, pid, kinds, &channel);
+        let Err(error) = groups.enter_own().and_then(|()| self.enter(first, pid, kinds, &channel));
         channel.failed(&error);
         // SAFETY: ends this process at once; nothing of the parent's is flushed twice.
         unsafe { libc::_exit(i32::from(error.exit_status())) }
