@@ -2,6 +2,9 @@
 //!
 //! In: a document. Out: nothing but what the program writes; the exit status is the program's own. Whatever happens,
 //! the undo commands of the stages before (`hooks.poststop`) are run at the end: the last reader owes them.
+//!
+//! With a command (`create`, `start`, …) it is an OCI runtime: see `runtime`. Both ways meet in `container` (outside) and `init`
+//! (inside), where a container is told in kernel order.
 
 mod args;
 mod calls;

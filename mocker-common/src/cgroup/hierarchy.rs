@@ -142,10 +142,11 @@ fn is_controller(option: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
 
-    fn machine() -> Hierarchies {
+    /// A machine with two hierarchies of v1, one of them of two controllers.
+    pub fn machine() -> Hierarchies {
         let v1 = |name: &str| Hierarchy {
             controllers: name.split(',').map(str::to_string).collect(),
             ..Hierarchy::at(format!("/sys/fs/cgroup/{name}"), false)

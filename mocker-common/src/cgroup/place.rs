@@ -168,14 +168,7 @@ fn own_path<'a>(own: &'a str, hierarchy: &Hierarchy) -> Option<&'a Path> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn machine() -> Hierarchies {
-        let v1 = |name: &str| Hierarchy {
-            controllers: name.split(',').map(str::to_string).collect(),
-            ..Hierarchy::at(format!("/sys/fs/cgroup/{name}"), false)
-        };
-        Hierarchies { all: vec![v1("memory"), v1("cpu,cpuacct")] }
-    }
+    use crate::cgroup::hierarchy::tests::machine;
 
     #[test]
     fn a_parent_that_leads_out_is_refused() {
